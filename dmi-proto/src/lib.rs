@@ -7,6 +7,11 @@
 pub mod value;
 
 /// Generated from `proto/dmi.proto`. The package name is part of every gRPC path and cannot change.
+#[expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code is judged by its generator"
+)]
 pub mod v1beta1 {
     tonic::include_proto!("v1beta1");
 }

@@ -66,10 +66,10 @@ fn yaml_numbers_follow_the_old_rules() {
 
 #[test]
 fn yaml_structures_anchors_and_merges_work() {
-    let text = "base: &b {x: 1, y: 2}\nuse:\n  <<: *b\n  y: 3\nlist:\n- *b\n- |\n  text\n1: one\n";
+    let text = "base: &b {x: 1, z: 2}\nuse:\n  <<: *b\n  z: 3\nlist:\n- *b\n- |\n  text\n1: one\n";
     assert_eq!(
         yaml_value(text),
-        json!({"base":{"x":1,"y":2},"use":{"x":1,"y":3},"list":[{"x":1,"y":2},"text\n"],"1":"one"})
+        json!({"base":{"x":1,"z":2},"use":{"x":1,"z":3},"list":[{"x":1,"z":2},"text\n"],"1":"one"})
     );
     assert_eq!(yaml_value(""), Value::Null);
     assert_eq!(yaml_value("# only a comment\n"), Value::Null);

@@ -56,12 +56,15 @@ pub(crate) async fn run<D: Driver>(driver: Arc<D>, target: Target, reports: Arc<
     .await;
 }
 
-/// Whether a device with this spec can work at all.
+/// The protocol configuration in the driver's type.
 ///
 /// # Errors
-/// The reason, naming the field.
-pub(crate) fn check_protocol<D: Driver>(spec: &DeviceSpec) -> Result<(), String> {
-    typed::<D::Protocol>(spec.protocol.clone()?, "spec.protocol.configData").map(drop)
+/// Why a device with this spec cannot work at all, naming the field.
+pub(crate) fn protocol<D: Driver>(driver: &D, spec: &DeviceSpec) -> Result<D::Protocol, String> {
+    const PLACE: &str = "spec.protocol.configData";
+    let protocol = typed(spec.protocol.clone()?, PLACE)?;
+    driver.check_protocol(&protocol).map_err(|reason| format!("{PLACE}: {reason}"))?;
+    Ok(protocol)
 }
 
 async fn serve<D: Driver>(driver: Arc<D>, mut target: Target, reports: &Reports) {
@@ -142,10 +145,7 @@ struct Plan<D: Driver> {
 impl<D: Driver> Plan<D> {
     fn parse(driver: &D, spec: &DeviceSpec) -> Self {
         let mut spec = spec.clone();
-        let protocol = spec
-            .protocol
-            .clone()
-            .and_then(|config| typed(config, "spec.protocol.configData"))
+        let protocol = protocol(driver, &spec)
             .inspect_err(|reason| error!(reason, "the device cannot work"));
         let mut properties = HashMap::new();
         for (name, property) in &mut spec.properties {

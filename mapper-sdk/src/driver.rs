@@ -156,6 +156,15 @@ pub trait Driver: Send + Sync + 'static {
         async {}
     }
 
+    /// Looks at a device's configuration before it is used: what serde cannot judge.
+    ///
+    /// # Errors
+    /// The reason, naming the key. The device is then reported `unhealthy` until its configuration
+    /// changes.
+    fn check_protocol(&self, _protocol: &Self::Protocol) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Looks at a property's configuration before it is used: combinations that serde cannot judge.
     ///
     /// # Errors

@@ -195,7 +195,7 @@ impl<D: Driver> Crew<D> {
     /// Whether a device that should run can, as far as its configuration tells.
     pub(crate) fn check(&self, id: &ObjectId) -> Result<(), String> {
         let spec = self.lock().fleet.running(id).cloned();
-        spec.map_or(Ok(()), |spec| device_task::check_protocol::<D>(&spec))
+        spec.map_or(Ok(()), |spec| device_task::protocol(&*self.driver, &spec).map(drop))
     }
 
     /// The device as edgecore gave it, with the latest known twins.

@@ -130,7 +130,15 @@ fn unknown_keys(document: &serde_yaml_ng::Value) -> Vec<String> {
         ("grpc_server", &["socket_path"]),
         (
             "common",
-            &["name", "version", "api_version", "protocol", "address", "edgecore_sock", "http_port"],
+            &[
+                "name",
+                "version",
+                "api_version",
+                "protocol",
+                "address",
+                "edgecore_sock",
+                "http_port",
+            ],
         ),
     ];
     let keys = |value: Option<&serde_yaml_ng::Value>| -> Vec<String> {

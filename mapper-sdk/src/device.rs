@@ -459,12 +459,7 @@ impl Device {
             }
             Err(DriverError::Lost(reason)) => {
                 lost = Some(reason.clone());
-                Desired::Pending {
-                    value,
-                    not_before: now.instant,
-                    backoff,
-                    reason: Some(reason),
-                }
+                Desired::Pending { value, not_before: now.instant, backoff, reason: Some(reason) }
             }
         };
         if !matches!(property.desired, Desired::Applied { .. }) {
@@ -644,3 +639,7 @@ fn rewrite_delay(attempt: u32, seed: &mut u64) -> Duration {
     let plain = REWRITE_BASE.saturating_mul(1 << attempt.min(16)).min(REWRITE_CAP);
     plain.mul_f64(0.8 + 0.4 * unit(seed))
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

@@ -145,8 +145,8 @@ struct Plan<D: Driver> {
 impl<D: Driver> Plan<D> {
     fn parse(driver: &D, spec: &DeviceSpec) -> Self {
         let mut spec = spec.clone();
-        let protocol = protocol(driver, &spec)
-            .inspect_err(|reason| error!(reason, "the device cannot work"));
+        let protocol =
+            protocol(driver, &spec).inspect_err(|reason| error!(reason, "the device cannot work"));
         let mut properties = HashMap::new();
         for (name, property) in &mut spec.properties {
             match typed_property(driver, name, property) {
@@ -345,7 +345,10 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 
 /// The device task is the driver of the pure state machine, so it is the one that reads the clocks.
 fn now() -> Now {
-    #[expect(clippy::disallowed_methods, reason = "drives the state machine: the clock comes in here")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "drives the state machine: the clock comes in here"
+    )]
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Now {
         instant: Instant::now().into_std(),

@@ -55,8 +55,8 @@ impl Fleet {
 
     /// A device that should run like this from now on, known before or not.
     pub(crate) fn put_device(&mut self, device: dmi::Device) -> Result<Vec<Change>, FleetError> {
-        let id = ObjectId::new(&device.namespace, &device.name)
-            .ok_or(FleetError::Nameless("device"))?;
+        let id =
+            ObjectId::new(&device.namespace, &device.name).ok_or(FleetError::Nameless("device"))?;
         self.touched_devices.insert(id.clone());
         let theirs = protocol_of(&device);
         if theirs != self.protocol {
@@ -104,9 +104,8 @@ impl Fleet {
         models: Vec<dmi::DeviceModel>,
         devices: Vec<dmi::Device>,
     ) -> Vec<Change> {
-        let named = |model: dmi::DeviceModel| {
-            Some((ObjectId::new(&model.namespace, &model.name)?, model))
-        };
+        let named =
+            |model: dmi::DeviceModel| Some((ObjectId::new(&model.namespace, &model.name)?, model));
         let models: HashMap<_, _> = models.into_iter().filter_map(named).collect();
         let keep = &self.touched_models;
         self.models.retain(|id, _| keep.contains(id) || models.contains_key(id));

@@ -63,8 +63,8 @@
 
 #![deny(missing_docs)]
 
-pub mod config;
 mod backoff;
+pub mod config;
 mod device;
 mod device_task;
 mod driver;

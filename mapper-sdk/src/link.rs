@@ -106,7 +106,8 @@ struct Session<'a> {
 impl Session<'_> {
     async fn register(&mut self, registrar: &impl Registrar) -> Result<(), Status> {
         registrar.begin_registration();
-        let request = dmi::MapperRegisterRequest { with_data: true, mapper: Some(self.info.clone()) };
+        let request =
+            dmi::MapperRegisterRequest { with_data: true, mapper: Some(self.info.clone()) };
         let answer = within(self.client.mapper_register(request)).await?;
         let (models, devices) = (answer.model_list, answer.device_list);
         debug!(models = models.len(), devices = devices.len(), "registration answered");

@@ -6,12 +6,7 @@ use std::sync::Arc;
 use dmi_proto::v1beta1::{self as dmi, device_mapper_service_server::DeviceMapperService};
 use tonic::{Request, Response, Status};
 
-use crate::{
-    driver::Driver,
-    fleet::FleetError,
-    mapper::Crew,
-    spec::ObjectId,
-};
+use crate::{driver::Driver, fleet::FleetError, mapper::Crew, spec::ObjectId};
 
 pub(crate) struct Service<D: Driver>(pub(crate) Arc<Crew<D>>);
 

@@ -22,7 +22,11 @@ pub(crate) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         io::Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
     };
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(name_it)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(directory)
+            .map_err(name_it)?;
     }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push("~");

@@ -277,10 +277,8 @@ mod tests {
 
     #[test]
     fn a_desired_value_is_refused_with_a_reason_before_any_driver_sees_it() {
-        let model = model(
-            "m",
-            &[("ro", "INT", "ReadOnly", "", ""), ("n", "INT", "ReadWrite", "1", "100")],
-        );
+        let model =
+            model("m", &[("ro", "INT", "ReadOnly", "", ""), ("n", "INT", "ReadWrite", "1", "100")]);
         let mut device = device("d", "m", "p", &json!({}));
         for (name, desired) in [("ro", "5"), ("n", "101")] {
             let property = crate::testing::property(name, Some(desired), -5, &json!({}));

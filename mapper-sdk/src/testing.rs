@@ -38,16 +38,15 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A model from rows of (name, type, access mode, minimum, maximum), namespace `default`.
 #[must_use]
 pub fn model(name: &str, properties: &[(&str, &str, &str, &str, &str)]) -> dmi::DeviceModel {
-    let properties = properties.iter().map(|(name, data_type, access, minimum, maximum)| {
-        dmi::ModelProperty {
+    let properties =
+        properties.iter().map(|(name, data_type, access, minimum, maximum)| dmi::ModelProperty {
             name: (*name).to_owned(),
             r#type: (*data_type).to_owned(),
             access_mode: (*access).to_owned(),
             minimum: (*minimum).to_owned(),
             maximum: (*maximum).to_owned(),
             ..dmi::ModelProperty::default()
-        }
-    });
+        });
     dmi::DeviceModel {
         name: name.to_owned(),
         namespace: "default".to_owned(),

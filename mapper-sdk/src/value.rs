@@ -143,8 +143,7 @@ impl Value {
     /// [`ValueError::NotOfType`]; NaN and infinities are refused as desired numbers, and so is a
     /// FLOAT too large for 32 bits. [`ValueError::StreamNotWritable`] for [`DataType::Stream`].
     pub fn parse(text: &str, data_type: DataType) -> Result<Self, ValueError> {
-        let refused =
-            || ValueError::NotOfType { text: text.chars().take(64).collect(), data_type };
+        let refused = || ValueError::NotOfType { text: text.chars().take(64).collect(), data_type };
         Ok(match data_type {
             DataType::Int => Self::Int(text.parse().map_err(|_| refused())?),
             DataType::Float => {
@@ -215,7 +214,8 @@ impl Value {
             (DataType::Int, Self::Float(_) | Self::Double(_)) => {
                 Self::Int(self.as_f64().and_then(exact_integer).ok_or_else(|| wrong(&self))?)
             }
-            (DataType::Float, Self::Int(_) | Self::Double(_) | Self::Boolean(_)) => {
+            (DataType::Float, Self::Int(_) | Self::Double(_) | Self::Boolean(_)) =>
+            {
                 #[expect(clippy::cast_possible_truncation, reason = "FLOAT is declared 32 bits")]
                 Self::Float(self.as_f64().unwrap_or_default() as f32)
             }

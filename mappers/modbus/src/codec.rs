@@ -127,11 +127,7 @@ impl Layout {
             Kind::Flag | Kind::Bits => Value::Boolean(bytes.iter().any(|byte| *byte != 0)),
             Kind::Float32 => {
                 let float = f32::from_be_bytes(fixed(&bytes));
-                if self.is_plain() {
-                    Value::Float(float)
-                } else {
-                    self.physical(f64::from(float))
-                }
+                if self.is_plain() { Value::Float(float) } else { self.physical(f64::from(float)) }
             }
             Kind::Float64 => self.physical(f64::from_be_bytes(fixed(&bytes))),
             Kind::Text => {
@@ -236,7 +232,8 @@ impl Layout {
         let too_wide = || CodecError::DoesNotFit { value: value.to_string(), what: "the coils" };
         match value {
             Value::Bytes(bytes) => {
-                let bit = |index: usize| bytes.get(index / 8).is_some_and(|b| b >> (index % 8) & 1 == 1);
+                let bit =
+                    |index: usize| bytes.get(index / 8).is_some_and(|b| b >> (index % 8) & 1 == 1);
                 if bytes.len() != count.div_ceil(8) || (count..bytes.len() * 8).any(bit) {
                     return Err(too_wide());
                 }

@@ -101,7 +101,9 @@ impl TryFrom<ProtocolKeys> for Protocol {
                     None | Some("" | "none" | "n") => Parity::None,
                     Some("even" | "e") => Parity::Even,
                     Some("odd" | "o") => Parity::Odd,
-                    Some(other) => return Err(format!("parity: {other:?} is not even, odd or none")),
+                    Some(other) => {
+                        return Err(format!("parity: {other:?} is not even, odd or none"));
+                    }
                 },
             })
         } else {

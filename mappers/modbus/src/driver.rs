@@ -40,7 +40,9 @@ impl Driver for Modbus {
     fn check_protocol(&self, protocol: &Protocol) -> Result<(), String> {
         match &protocol.endpoint {
             Endpoint::Tcp { .. } => Ok(()),
-            Endpoint::Rtu(_) => Err("communicateMode: RTU is not supported yet, use TCP".to_owned()),
+            Endpoint::Rtu(_) => {
+                Err("communicateMode: RTU is not supported yet, use TCP".to_owned())
+            }
         }
     }
 
@@ -79,7 +81,9 @@ impl Driver for Modbus {
         let (wanted, spans): (Vec<_>, Vec<_>) = layouts
             .iter()
             .enumerate()
-            .filter_map(|(index, layout)| Some((index, span(properties[index], layout.as_ref().ok()?))))
+            .filter_map(|(index, layout)| {
+                Some((index, span(properties[index], layout.as_ref().ok()?)))
+            })
             .unzip();
         let mut refused = Vec::new();
         for block in plan(&spans, &connection.rules) {
@@ -127,8 +131,10 @@ impl Driver for Modbus {
     /// Two values are the same if the registers would be: 40.04 is held as 40.0 at a scale of 0.1.
     fn holds(&self, property: &Property<Visitor>, desired: &Value, read: &Value) -> bool {
         let Ok(layout) = layout(property) else { return false };
-        match (encode(&layout, &property.visitor, desired), encode(&layout, &property.visitor, read))
-        {
+        match (
+            encode(&layout, &property.visitor, desired),
+            encode(&layout, &property.visitor, read),
+        ) {
             (Ok(desired), Ok(read)) => desired == read,
             _ => desired.is_close_to(read),
         }
@@ -198,9 +204,7 @@ fn part(cells: &Cells, block: Span, span: Span) -> Cells {
     let from = usize::from(span.start - block.start);
     let range = from..from + usize::from(span.count);
     match cells {
-        Cells::Registers(words) => {
-            Cells::Registers(words.get(range).unwrap_or_default().to_vec())
-        }
+        Cells::Registers(words) => Cells::Registers(words.get(range).unwrap_or_default().to_vec()),
         Cells::Bits(bits) => Cells::Bits(bits.get(range).unwrap_or_default().to_vec()),
     }
 }

@@ -105,7 +105,8 @@ async fn a_boiler_is_read_and_its_desired_values_are_written_once() {
     .await;
     edge.until("the water to warm up", |record| {
         let number = |name| record.value("b1", name).and_then(|v: &str| v.parse::<f64>().ok());
-        number("temperature").is_some_and(|t| t > 21.0) && number("pressure").is_some_and(|p| p > 1.0)
+        number("temperature").is_some_and(|t| t > 21.0)
+            && number("pressure").is_some_and(|p| p > 1.0)
     })
     .await;
     let record = edge.record();

@@ -107,7 +107,9 @@ impl Boiler {
         let range = range(address, count)?;
         match table {
             CellTable::Discrete => Some([self.alarm()].get(range)?.to_vec()),
-            CellTable::Coil => exists(&range).then(|| self.coils.get(range).map(<[bool]>::to_vec))?,
+            CellTable::Coil => {
+                exists(&range).then(|| self.coils.get(range).map(<[bool]>::to_vec))?
+            }
             CellTable::Holding | CellTable::Input => None,
         }
     }

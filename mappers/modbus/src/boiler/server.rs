@@ -175,9 +175,7 @@ impl State {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let mut boiler = self.boiler.lock().unwrap_or_else(PoisonError::into_inner);
         let (written, response) = match request {
-            Request::ReadCoils(at, n) => {
-                (None, boiler.bits(Coil, at, n).map(Response::ReadCoils))
-            }
+            Request::ReadCoils(at, n) => (None, boiler.bits(Coil, at, n).map(Response::ReadCoils)),
             Request::ReadDiscreteInputs(at, n) => {
                 (None, boiler.bits(Discrete, at, n).map(Response::ReadDiscreteInputs))
             }

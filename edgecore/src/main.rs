@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `edgecore`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edgecore::cli::main()
+}

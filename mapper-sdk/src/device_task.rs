@@ -250,8 +250,7 @@ impl<D: Driver> Calls<D> {
             });
             lost |= matches!(result, Err(DriverError::Lost(_)));
             let reading = result.and_then(|value| {
-                let value =
-                    value.into_type(property.data_type).map_err(|e| DriverError::failed(e))?;
+                let value = value.into_type(property.data_type).map_err(DriverError::failed)?;
                 let holds = request
                     .desired
                     .is_some_and(|desired| self.driver.holds(&property, &desired, &value));

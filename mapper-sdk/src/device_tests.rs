@@ -1,5 +1,7 @@
 //! Tests of one device as a state machine: no runtime, no clock.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look for one effect among many")]
+
 use proptest::prelude::*;
 use serde_json::json;
 

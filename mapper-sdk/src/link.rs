@@ -164,20 +164,20 @@ impl Session<'_> {
         loop {
             let Some(report) = self.reports.lock().take() else { return Ok(()) };
             let Err(status) = self.send(&report).await else { continue };
-            match status.code() {
+            let code = status.code();
+            if matches!(code, Code::InvalidArgument | Code::Unimplemented) {
                 // Nothing that trying again could change.
-                Code::InvalidArgument | Code::Unimplemented => {
-                    warn!(id = %report.id(), %status, "edgecore refuses a report");
-                }
+                warn!(id = %report.id(), %status, "edgecore refuses a report");
+            } else if matches!(
+                code,
+                Code::NotFound | Code::FailedPrecondition | Code::Unauthenticated
+            ) {
                 // The device is not edgecore's, or we are not: ask for the truth.
-                Code::NotFound | Code::FailedPrecondition | Code::Unauthenticated => {
-                    debug!(id = %report.id(), %status, "edgecore does not know this");
-                    *register_at = (*register_at).min(Instant::now() + REGISTER_AFTER_DOUBT);
-                }
-                _ => {
-                    self.reports.lock().put_back(&report);
-                    return Err(status);
-                }
+                debug!(id = %report.id(), %status, "edgecore does not know this");
+                *register_at = (*register_at).min(Instant::now() + REGISTER_AFTER_DOUBT);
+            } else {
+                self.reports.lock().put_back(&report);
+                return Err(status);
             }
         }
     }

@@ -53,7 +53,7 @@ struct Register {
 impl Scripted {
     fn with<T>(&self, change: impl FnOnce(&mut Script) -> T) -> T {
         // A scripted panic happens outside the lock.
-        change(&mut self.0.lock().unwrap())
+        change(&mut self.0.lock().expect("the script is never poisoned"))
     }
 
     fn count(&self, prefix: &str) -> usize {
@@ -140,7 +140,7 @@ fn prop(name: &str, desired: Option<&str>) -> dmi::DeviceProperty {
 async fn running(
     properties: Vec<dmi::DeviceProperty>,
 ) -> (TempDir, FakeEdge, Scripted, RunningMapper) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temp dir");
     let edge = FakeEdge::start(directory.path());
     edge.know_model(the_model());
     edge.know_device(the_device(1, properties));

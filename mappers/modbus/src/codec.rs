@@ -162,6 +162,7 @@ impl Layout {
     ///
     /// # Errors
     /// A value that does not fit the registers, the visitor's bounds, or the register type.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "one exact case among all numbers")]
     pub fn encode(&self, value: &Value) -> Result<Vec<u16>, CodecError> {
         let bytes: Vec<u8> = match self.kind {
             Kind::Int { signed } => {
@@ -215,8 +216,13 @@ impl Layout {
                         what: "the registers exactly",
                     });
                 }
-                other => {
-                    return Err(CodecError::WrongType { from: other.data_type(), what: "bytes" });
+                Value::Int(_)
+                | Value::Float(_)
+                | Value::Double(_)
+                | Value::String(_)
+                | Value::Boolean(_)
+                | Value::Stream(_) => {
+                    return Err(CodecError::WrongType { from: value.data_type(), what: "bytes" });
                 }
             },
         };
@@ -245,8 +251,18 @@ impl Layout {
                 }
                 Ok((0..count).map(|index| int >> index.min(63) & 1 == 1).collect())
             }
-            _ if count == 1 => Ok(vec![as_flag(value, "one coil")?]),
-            other => Err(CodecError::WrongType { from: other.data_type(), what: "several coils" }),
+            Value::Int(_)
+            | Value::Float(_)
+            | Value::Double(_)
+            | Value::String(_)
+            | Value::Boolean(_)
+            | Value::Stream(_) => {
+                if count == 1 {
+                    return Ok(vec![as_flag(value, "one coil")?]);
+                }
+                let what = "several coils";
+                Err(CodecError::WrongType { from: value.data_type(), what })
+            }
         }
     }
 
@@ -465,14 +481,11 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 fn as_flag(value: &Value, what: &'static str) -> Result<bool, CodecError> {
-    match value {
-        Value::Boolean(flag) => Ok(*flag),
-        _ => match number(value) {
-            Some(0.0) => Ok(false),
-            Some(1.0) => Ok(true),
-            Some(_) => Err(CodecError::DoesNotFit { value: value.to_string(), what }),
-            None => Err(CodecError::WrongType { from: value.data_type(), what }),
-        },
+    match number(value) {
+        Some(0.0) => Ok(false),
+        Some(1.0) => Ok(true),
+        Some(_) => Err(CodecError::DoesNotFit { value: value.to_string(), what }),
+        None => Err(CodecError::WrongType { from: value.data_type(), what }),
     }
 }
 

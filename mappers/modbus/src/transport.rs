@@ -75,6 +75,7 @@ impl Line {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else comes, it is no answer")]
     pub(crate) async fn read(&mut self, span: Span) -> Result<Cells, LineError> {
         let Span { table, start, count } = span;
         let request = match table {
@@ -140,10 +141,11 @@ impl Line {
 }
 
 fn exception_error(exception: ExceptionCode) -> LineError {
-    let error = LineError::Exception { code: exception.into(), text: exception.to_string() };
-    match error {
+    let code = exception.into();
+    let error = LineError::Exception { code, text: exception.to_string() };
+    match code {
         // Gateway path unavailable, gateway target did not respond: the device is not there.
-        LineError::Exception { code: 0x0A | 0x0B, .. } => LineError::Lost(error.to_string()),
-        error => error,
+        0x0A | 0x0B => LineError::Lost(error.to_string()),
+        _ => error,
     }
 }

@@ -19,15 +19,19 @@ struct Plant {
 
 impl Plant {
     async fn start(address: &str) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = TcpListener::bind(address).await.expect("the plant works");
         let writes = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&writes);
         let tell = move |event| {
             if let Event::Write(change) = event {
-                log.lock().unwrap().push(change);
+                log.lock().expect("the plant works").push(change);
             }
         };
-        Self { simulator: Simulator::start(listener, Boiler::default(), tell).unwrap(), writes }
+        Self {
+            simulator: Simulator::start(listener, Boiler::default(), tell)
+                .expect("the plant works"),
+            writes,
+        }
     }
 
     fn device(&self, properties: Vec<dmi::DeviceProperty>) -> dmi::Device {
@@ -37,7 +41,7 @@ impl Plant {
     }
 
     fn writes(&self) -> Vec<Change> {
-        self.writes.lock().unwrap().clone()
+        self.writes.lock().expect("the plant works").clone()
     }
 }
 

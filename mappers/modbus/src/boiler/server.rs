@@ -170,54 +170,49 @@ impl Service for Unit {
 }
 
 impl State {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the functions a boiler has are listed, the rest are none"
+    )]
     fn answer(&self, request: Request<'_>) -> Result<Response, ExceptionCode> {
         use CellTable::{Coil, Discrete, Holding, Input};
         self.requests.fetch_add(1, Ordering::Relaxed);
         let mut boiler = self.boiler.lock().unwrap_or_else(PoisonError::into_inner);
-        let (written, response) = match request {
-            Request::ReadCoils(at, n) => (None, boiler.bits(Coil, at, n).map(Response::ReadCoils)),
+        let count = |cells: usize| u16::try_from(cells).unwrap_or(u16::MAX);
+        let response = match request {
+            Request::ReadCoils(at, n) => boiler.bits(Coil, at, n).map(Response::ReadCoils),
             Request::ReadDiscreteInputs(at, n) => {
-                (None, boiler.bits(Discrete, at, n).map(Response::ReadDiscreteInputs))
+                boiler.bits(Discrete, at, n).map(Response::ReadDiscreteInputs)
             }
             Request::ReadHoldingRegisters(at, n) => {
-                (None, boiler.registers(Holding, at, n).map(Response::ReadHoldingRegisters))
+                boiler.registers(Holding, at, n).map(Response::ReadHoldingRegisters)
             }
             Request::ReadInputRegisters(at, n) => {
-                (None, boiler.registers(Input, at, n).map(Response::ReadInputRegisters))
+                boiler.registers(Input, at, n).map(Response::ReadInputRegisters)
             }
             Request::WriteSingleCoil(at, bit) => {
-                (boiler.write_coils(at, &[bit]), Some(Response::WriteSingleCoil(at, bit)))
+                self.told(boiler.write_coils(at, &[bit]), Response::WriteSingleCoil(at, bit))
             }
             Request::WriteMultipleCoils(at, bits) => {
-                let count = u16::try_from(bits.len()).unwrap_or(u16::MAX);
-                let response = Response::WriteMultipleCoils(at, count);
-                (boiler.write_coils(at, &bits), Some(response))
+                let response = Response::WriteMultipleCoils(at, count(bits.len()));
+                self.told(boiler.write_coils(at, &bits), response)
             }
-            Request::WriteSingleRegister(at, word) => {
-                (boiler.write_registers(at, &[word]), Some(Response::WriteSingleRegister(at, word)))
-            }
+            Request::WriteSingleRegister(at, word) => self
+                .told(boiler.write_registers(at, &[word]), Response::WriteSingleRegister(at, word)),
             Request::WriteMultipleRegisters(at, words) => {
-                let count = u16::try_from(words.len()).unwrap_or(u16::MAX);
-                let response = Response::WriteMultipleRegisters(at, count);
-                (boiler.write_registers(at, &words), Some(response))
+                let response = Response::WriteMultipleRegisters(at, count(words.len()));
+                self.told(boiler.write_registers(at, &words), response)
             }
             _ => return Err(ExceptionCode::IllegalFunction),
         };
-        let is_read = matches!(
-            response,
-            Some(
-                Response::ReadCoils(_)
-                    | Response::ReadDiscreteInputs(_)
-                    | Response::ReadHoldingRegisters(_)
-                    | Response::ReadInputRegisters(_)
-            )
-        );
-        if written.is_none() && !is_read {
-            return Err(ExceptionCode::IllegalDataAddress);
-        }
-        for change in written.into_iter().flatten() {
+        response.ok_or(ExceptionCode::IllegalDataAddress)
+    }
+
+    /// Tells what was written and answers; `None` if nothing could be.
+    fn told(&self, written: Option<Vec<Change>>, response: Response) -> Option<Response> {
+        for change in written? {
             (self.tell)(Event::Write(change));
         }
-        response.ok_or(ExceptionCode::IllegalDataAddress)
+        Some(response)
     }
 }

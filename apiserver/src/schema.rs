@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::status::Cause;
 
+mod builtin;
 mod default;
 mod formats;
 mod lists;
@@ -23,6 +24,8 @@ mod scale;
 mod tests;
 mod validate;
 
+pub use builtin::{CORE_SCHEMAS, builtin};
+pub(crate) use builtin::{object_meta, text};
 pub use formats::is_date_time;
 pub use scale::validate_scale;
 
@@ -90,6 +93,8 @@ pub(crate) struct Node {
     pub items: Option<Box<Node>>,
     pub list: ListKind,
     pub atomic_map: bool,
+    /// Of a built-in kind: a part that always exists, though it may not be written down.
+    pub implied: bool,
     pub default: Option<Value>,
     pub checks: Checks,
     pub rules: Option<rules::Rules>,

@@ -72,7 +72,8 @@ fn command(about: About) -> Command {
 
 fn load(arguments: &ArgMatches) -> anyhow::Result<Config> {
     let path = arguments.get_one::<PathBuf>("config-file").context("--config-file is missing")?;
-    let (config, unknown) = Config::load(path).with_context(|| path.display().to_string())?;
+    let (config, unknown) =
+        Config::load(path).with_context(|| format!("cannot use {}", path.display()))?;
     let filter = EnvFilter::try_new(&config.log).context("log")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

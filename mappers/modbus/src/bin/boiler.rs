@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// A simulated Modbus TCP boiler for demos and tests.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "boiler", version)]
 struct Arguments {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]

@@ -7,6 +7,7 @@
 pub mod boiler;
 pub mod cluster;
 pub mod device;
+pub mod edge;
 pub mod kubectl;
 pub mod load;
 pub mod ops;

@@ -15,6 +15,9 @@ use crate::device::{Commands, Table};
 /// Between two numbers.
 const PERIOD: Duration = Duration::from_millis(50);
 
+/// Above what a world starts with, so that the whole log of a register must go upwards.
+pub const FIRST: u16 = 101;
+
 /// A thread that counts upwards somewhere until it is told to stop.
 pub struct Counting {
     stop: Arc<AtomicBool>,
@@ -23,7 +26,7 @@ pub struct Counting {
 }
 
 impl Counting {
-    /// Writes 1, 2, 3 and so on as desired value of the device's first property. A number that the
+    /// Writes 101, 102 and so on as desired value of the device's first property. A number that the
     /// API does not take, because it is down, is tried again.
     #[must_use]
     pub fn desired(api: Reader, device: &str) -> Self {
@@ -31,7 +34,7 @@ impl Counting {
         Self::start(move |number| api.desire(&device, &number.to_string()).is_ok())
     }
 
-    /// Writes 1, 2, 3 and so on into a cell of the device.
+    /// Writes 101, 102 and so on into a cell of the device.
     #[must_use]
     pub fn cell(device: Arc<Commands>, table: Table, address: u16) -> Self {
         Self::start(move |number| {
@@ -44,7 +47,7 @@ impl Counting {
         let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU16::new(0)));
         let (stopped, written) = (Arc::clone(&stop), Arc::clone(&last));
         let thread = std::thread::spawn(move || {
-            let mut number = 1;
+            let mut number = FIRST;
             while !stopped.load(Ordering::Relaxed) {
                 if write(number) {
                     written.store(number, Ordering::Relaxed);
@@ -56,7 +59,7 @@ impl Counting {
         Self { stop, last, thread: Some(thread) }
     }
 
-    /// The last number that was taken.
+    /// The last number that was taken; 0 before the first.
     #[must_use]
     pub fn last(&self) -> u16 {
         self.last.load(Ordering::Relaxed)

@@ -43,6 +43,15 @@ pub fn keep() -> bool {
     read("KEDGE_E2E_KEEP").is_some()
 }
 
+/// The seed of everything random: `$KEDGE_E2E_SEED`, or a new one each time. Never 0.
+#[must_use]
+pub fn seed() -> u64 {
+    read("KEDGE_E2E_SEED").and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        let nanoseconds = jiff::Timestamp::now().as_nanosecond().unsigned_abs();
+        u64::try_from(nanoseconds).unwrap_or(1)
+    }) | 1
+}
+
 /// The repository.
 #[must_use]
 pub fn repository() -> &'static Path {

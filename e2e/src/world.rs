@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::cluster::Cluster;
 use crate::device::Device;
+use crate::edge::Edge;
 use crate::kubectl::Kubectl;
 use crate::process::Process;
 use crate::wire::Wire;
@@ -52,23 +53,6 @@ impl Default for Pace {
     fn default() -> Self {
         Self { heartbeat: "2s", keepalive: "8s", lease: "8s", status: "200ms" }
     }
-}
-
-/// One gateway: an edgecore and a modbus mapper.
-#[derive(Clone, Debug)]
-pub struct Edge {
-    /// The node's name.
-    pub node: String,
-    /// The name of its edgecore among the processes.
-    pub edgecore: String,
-    /// The name of its mapper among the processes.
-    pub mapper: String,
-    /// Its database and keys.
-    pub data: PathBuf,
-    /// Its join token.
-    pub token: PathBuf,
-    /// The port of its own pages.
-    pub ops: u16,
 }
 
 struct Ports {
@@ -322,8 +306,11 @@ impl World {
             "crd/devicemodels.devices.kubeedge.io",
             "crd/devicestatuses.devices.kubeedge.io",
         ]);
-        self.kubectl.ok(&["create", "namespace", &self.names.devices]);
-        self.kubectl.ok(&["create", "namespace", &self.names.system]);
+        for name in [&self.names.devices, &self.names.system] {
+            self.kubectl.apply(
+                &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+            );
+        }
     }
 
     fn describe_cloudcore(&mut self, kubeconfig: &Path, pace: &Pace) {
@@ -431,19 +418,6 @@ impl Drop for World {
                 let lease = ["--namespace=kube-node-lease", "delete", "lease", node];
                 let _ = self.kubectl.run(&[&lease[..], &["--ignore-not-found"]].concat(), None);
             }
-        }
-    }
-}
-
-impl Edge {
-    fn at(suffix: &str, unique: &str, dir: &Path) -> Self {
-        Self {
-            node: format!("gw-{unique}{suffix}"),
-            edgecore: format!("edgecore{suffix}"),
-            mapper: format!("mapper{suffix}"),
-            data: dir.join(format!("data{suffix}")),
-            token: dir.join(format!("token{suffix}")),
-            ops: port::free(),
         }
     }
 }

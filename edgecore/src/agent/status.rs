@@ -36,7 +36,7 @@ impl Agent {
             "link": {
                 "connected": self.link.connected,
                 "alive": self.link.alive,
-                "since": rfc3339(self.link.since_ms),
+                "since": (self.link.since_ms > 0).then(|| rfc3339(self.link.since_ms)),
                 "lastError": self.link.last_error,
                 "connects": self.link.connects,
                 "unconfirmed": self.session.unconfirmed(),

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `keadm`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keadm::cli::main()
+}

@@ -27,34 +27,51 @@ pub fn core_schema(component: &str) -> Option<&'static Value> {
 }
 
 /// A component schema with every reference replaced by what it refers to. A type inside itself
-/// (JSONSchemaProps) becomes an object of unknown content.
+/// (JSONSchemaProps) becomes an object of unknown content. Defaults are left out: published ones
+/// say how Go prints an empty value, not what the server fills in.
 pub fn resolved(component: &str) -> Value {
     resolve(&json!({ "$ref": format!("{REF}{component}") }), &mut Vec::new())
 }
 
 fn resolve(schema: &Value, inside: &mut Vec<String>) -> Value {
-    match schema {
-        Value::Object(map) => {
-            if let Some(name) = reference(schema) {
-                return resolve_reference(name, inside);
-            }
-            let mut merged = Map::new();
-            for (key, value) in map {
-                // `allOf: [{$ref}]` is how a reference gets a default of its own.
-                if key == "allOf" && value.as_array().is_some_and(|list| list.len() == 1) {
-                    if let Value::Object(target) = resolve(&value[0], inside) {
-                        for (key, value) in target {
-                            merged.entry(key).or_insert(value);
-                        }
+    let Value::Object(map) = schema else { return schema.clone() };
+    if let Some(name) = reference(schema) {
+        return resolve_reference(name, inside);
+    }
+    let mut merged = Map::new();
+    for (key, value) in map {
+        match (key.as_str(), value) {
+            // `allOf: [{$ref}]` is how a reference gets a default of its own.
+            ("allOf", Value::Array(list)) if list.len() == 1 => {
+                if let Value::Object(target) = resolve(&list[0], inside) {
+                    for (key, value) in target {
+                        merged.entry(key).or_insert(value);
                     }
-                } else if key != "x-kubernetes-group-version-kind" {
-                    merged.insert(key.clone(), resolve(value, inside));
                 }
             }
-            Value::Object(merged)
+            ("default" | "x-kubernetes-group-version-kind", _) => {}
+            ("properties", Value::Object(properties)) => {
+                let each = properties.iter().map(|(name, s)| (name.clone(), resolve(s, inside)));
+                let resolved: Map<String, Value> = each.collect();
+                merged.insert(key.clone(), Value::Object(resolved));
+            }
+            ("items" | "additionalProperties", _) => {
+                merged.insert(key.clone(), resolve(value, inside));
+            }
+            _ => {
+                merged.insert(key.clone(), value.clone());
+            }
         }
-        Value::Array(list) => list.iter().map(|value| resolve(value, inside)).collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => schema.clone(),
+    }
+    require_map_keys(&mut merged);
+    Value::Object(merged)
+}
+
+/// Keys of a list map must be required or have a default; the defaults were left out.
+fn require_map_keys(schema: &mut Map<String, Value>) {
+    let Some(keys) = schema.get("x-kubernetes-list-map-keys").cloned() else { return };
+    if let Some(items) = schema.get_mut("items").and_then(Value::as_object_mut) {
+        items.insert("required".into(), keys);
     }
 }
 

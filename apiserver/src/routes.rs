@@ -267,6 +267,7 @@ async fn verb(call: &Call, target: Target) -> Result<Answer> {
             scale::answer(call, target).await
         }
         (_, true, Some("status")) if kind.status => Err(refuse(&method.to_ascii_lowercase())),
+        ("OPTIONS", true, None) => Err(refuse("")),
         (_, true, None) => Err(refuse(&method.to_ascii_lowercase())),
         (_, true, Some(_)) => Err(target.not_found()),
     }

@@ -15,6 +15,8 @@ pub enum Part {
     Status,
     /// Only namespaces have it: `/finalize`.
     Finalize,
+    /// The replica count, through `/scale`.
+    Scale,
 }
 
 /// ConfigMap and Secret hold at most this many bytes of data (1 MiB).
@@ -75,7 +77,7 @@ fn prepare_namespace(new: &mut Value, old: Option<&Value>, part: Part) {
             set(new, "spec", json!({"finalizers": ["kubernetes"]}));
             set(new, "status", json!({"phase": "Active"}));
         }
-        (Some(old), Part::Main) => {
+        (Some(old), Part::Main | Part::Scale) => {
             copy(new, old, "spec");
             copy(new, old, "status");
         }
@@ -100,7 +102,7 @@ fn prepare_node(new: &mut Value, old: Option<&Value>, part: Part) {
                 status.insert("allocatable".into(), capacity);
             }
         }
-        (Some(old), Part::Main) => copy(new, old, "status"),
+        (Some(old), Part::Main | Part::Scale) => copy(new, old, "status"),
         // A kubelet may label its node through /status.
         (Some(old), Part::Status | Part::Finalize) => copy(new, old, "spec"),
     }
@@ -110,7 +112,7 @@ fn prepare_node(new: &mut Value, old: Option<&Value>, part: Part) {
 fn keep_parts(new: &mut Value, old: Option<&Value>, part: Part) {
     let Some(old) = old else { return };
     match part {
-        Part::Main => copy(new, old, "status"),
+        Part::Main | Part::Scale => copy(new, old, "status"),
         Part::Status | Part::Finalize => copy(new, old, "spec"),
     }
 }

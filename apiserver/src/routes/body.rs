@@ -58,7 +58,7 @@ pub fn check_kind(value: &mut Value, kind: &Kind) -> Result<()> {
             let detail = format!("must be {}", kind.kind);
             let causes = [Cause::invalid("kind", &json!(name), &detail)];
             let object = meta::text(value, "name").to_owned();
-            return Err(StatusError::invalid(&kind.group, &kind.kind, &object, &causes));
+            return Err(StatusError::invalid(&kind.group, &name, &object, &causes));
         }
         return Err(StatusError::bad_request(format!(
             "{name} in version \"{}\" cannot be handled as a {}: converting (v1.{name}) to \

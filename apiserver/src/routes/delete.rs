@@ -141,16 +141,20 @@ fn check_preconditions(
     let uid = meta::text(live.value(), "uid");
     let why = match (&options.uid, &options.resource_version) {
         (Some(wanted), _) if wanted != uid => {
-            format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}")
+            format!(
+                "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). \
+                 The object might have been deleted and then recreated"
+            )
         }
         (_, Some(wanted)) if *wanted != live.rv.to_string() => format!(
-            "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in \
-             object meta: {}",
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion \
+             in record ({}). The object might have been modified",
             live.rv
         ),
         _ => return Ok(()),
     };
-    Err(StatusError::conflict(&kind.group, &kind.plural, &key.name, &why))
+    // The real server puts the kind where other conflicts have the plural.
+    Err(StatusError::conflict(&kind.group, &kind.kind, &key.name, &why))
 }
 
 /// The object as it is once marked for deletion. Pure. Marking twice changes nothing.

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::{Call, Target, body, create, update, write};
 use crate::decode::{self, Decoded, Format};
-use crate::kinds::rules::Part;
 use crate::negotiate::content_type;
 use crate::patch::{self, MergeKeys};
 use crate::respond::Answer;
@@ -193,6 +192,13 @@ fn patched(
     if new.get("kind") != old.get("kind") || new.get("apiVersion") != old.get("apiVersion") {
         body::check_kind(&mut new, kind)?;
     }
+    let name = meta::text(&new, "name");
+    if name != target.name() {
+        return Err(StatusError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name()
+        )));
+    }
     let whole = new.to_string();
     let mut complaints = duplicates.to_vec();
     complaints.extend(body::normalise(&mut new, kind)?);
@@ -215,31 +221,41 @@ fn apply(
     warnings: &mut Vec<String>,
 ) -> Result<Value> {
     let kind = &target.kind;
-    let mut config = config.clone();
-    check_apply(&mut config, target)?;
+    check_apply(config, target)?;
     warnings
         .extend(body::judge(duplicates.to_vec(), options, |why| StatusError::bad_request(why))?);
-    let subresource = match write::part(target) {
-        Part::Main => None,
-        Part::Status => Some("status"),
-        Part::Finalize => Some("finalize"),
-    };
+    let subresource = write::subresource(write::part(target));
     let now = clock::seconds(call.now);
     let manager = &options.manager;
     let applied =
-        managed::apply(old, &config, kind.schema(), manager, subresource, options.force, &now)?;
+        managed::apply(old, config, kind.schema(), manager, subresource, options.force, &now)?;
     let mut new = applied.object;
     body::normalise(&mut new, kind)?;
+    let metadata = meta::metadata_mut(&mut new);
+    metadata.insert("name".into(), json!(target.name()));
+    if kind.namespaced {
+        metadata.insert("namespace".into(), json!(target.path.namespace));
+    }
     Ok(new)
 }
 
 /// What an applied configuration must say about itself.
-fn check_apply(config: &mut Value, target: &Target) -> Result<()> {
+fn check_apply(config: &Value, target: &Target) -> Result<()> {
     let kind = &target.kind;
     if !config.is_object() {
         return Err(StatusError::bad_request("error decoding YAML: not a map"));
     }
-    body::check_kind(config, kind)?;
+    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, name) = (text("apiVersion"), text("kind"));
+    if api_version != kind.api_version() || name != kind.kind {
+        // Printed as Go prints a group, version and kind.
+        let shown = if api_version.contains('/') || api_version.is_empty() && name.is_empty() {
+            if api_version.is_empty() { "/" } else { api_version }.to_owned()
+        } else {
+            format!("/{api_version}")
+        };
+        return Err(StatusError::bad_request(format!("invalid object type: {shown}, Kind={name}")));
+    }
     let (name, namespace) = (meta::text(config, "name"), meta::text(config, "namespace"));
     if !name.is_empty() && name != target.name() {
         return Err(StatusError::bad_request(format!(
@@ -251,11 +267,6 @@ fn check_apply(config: &mut Value, target: &Target) -> Result<()> {
         return Err(StatusError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
-    }
-    let metadata = meta::metadata_mut(config);
-    metadata.insert("name".into(), json!(target.name()));
-    if kind.namespaced {
-        metadata.insert("namespace".into(), json!(target.path.namespace));
     }
     Ok(())
 }

@@ -107,7 +107,7 @@ impl WriteOptions {
             Some("Strict") => FieldValidation::Strict,
             Some("Ignore") => FieldValidation::Ignore,
             Some(other) => {
-                let supported = ["Ignore", "Strict", "Warn"];
+                let supported = ["", "Ignore", "Strict", "Warn"];
                 causes.push(Cause::not_supported("fieldValidation", &json!(other), &supported));
                 FieldValidation::Warn
             }
@@ -185,11 +185,15 @@ impl DeleteOptions {
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
             (None | Some(""), None) | (Some(""), Some(_)) => None,
             (Some(other), _) => {
-                let supported = ["Background", "Foreground", "Orphan"];
+                let supported = ["Foreground", "Background", "Orphan", "nil"];
                 causes.push(Cause::not_supported("propagationPolicy", &json!(other), &supported));
                 None
             }
         };
+        if let (Some(policy), Some(_)) = (policy, orphan) {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            causes.push(Cause::invalid("propagationPolicy", &json!(policy), detail));
+        }
         if !causes.is_empty() {
             return Err(StatusError::invalid_options("DeleteOptions", &causes));
         }

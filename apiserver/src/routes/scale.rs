@@ -10,7 +10,7 @@ use crate::kinds::{Kind, Scale};
 use crate::negotiate::content_type;
 use crate::respond::{self, Answer};
 use crate::routes::query::{Verb, WriteOptions};
-use crate::status::{Cause, Result, StatusError};
+use crate::status::{Result, StatusError};
 use crate::store::{CommitError, Stored};
 use crate::{meta, patch};
 
@@ -92,14 +92,9 @@ async fn write_scale(
 ) -> Result<Option<Value>> {
     let kind: &Kind = &target.kind;
     let replicas = wanted.pointer("/spec/replicas").cloned().unwrap_or(json!(0));
-    if replicas.as_i64().is_none_or(|replicas| replicas < 0) {
-        let detail = "must be greater than or equal to 0";
-        let causes = [Cause::invalid("spec.replicas", &replicas, detail)];
-        return Err(StatusError::invalid("autoscaling", "Scale", target.name(), &causes));
-    }
     let mut new = live.clone();
     set(&mut new, &scale.spec_replicas, replicas);
-    write::prepare_update(kind, live, &mut new, Part::Main, options, false)?;
+    write::prepare_update(kind, live, &mut new, Part::Scale, options, false)?;
     let key = target.key();
     let commit = write::commit_update(&call.api, kind, &key, stored, new, options.dry_run);
     match commit.await {

@@ -15,22 +15,26 @@ pub async fn update(call: &Call, target: Target) -> Result<Answer> {
     let options = WriteOptions::parse(&call.query, Verb::Update, call.user_agent(), call.now)?;
     let (object, mut warnings) = body::object(call, &target, &options)?;
     let kind = &target.kind;
-    let sent_version = meta::text(&object, "resourceVersion").to_owned();
+    // 0 means "whatever there is", as absence does.
+    let sent_version = Some(meta::text(&object, "resourceVersion")).filter(|text| *text != "0");
+    let sent_version = sent_version.unwrap_or_default().to_owned();
     if !sent_version.is_empty() && sent_version.parse::<u64>().is_err() {
-        return Err(bad_version(&sent_version));
+        return Err(StatusError::plain_failure(unparsable(&sent_version)));
     }
     for _ in 0..write::ATTEMPTS {
         let found = call.api.store.get(&target.key()).await;
         let Some(live) = found.map_err(|error| write::read_error(&error))? else {
             return missing(call, target, object, &options, &warnings).await;
         };
+        let old = kind.view(&live).into_owned();
+        check_uid(kind, &object, &old)?;
         if sent_version.is_empty() && needs_version(kind) {
             let detail = "must be specified for an update";
             let cause = Cause::invalid("metadata.resourceVersion", &version_shown(kind), detail);
-            return Err(write::invalid(kind, &object, &[cause]));
+            // For custom resources the real server puts the plural here.
+            let named = if kind.custom().is_some() { &kind.plural } else { &kind.kind };
+            return Err(StatusError::invalid(&kind.group, named, target.name(), &[cause]));
         }
-        let old = kind.view(&live).into_owned();
-        check_uid(kind, &object, &old)?;
         if write::version_differs(&object, &live) {
             return Err(StatusError::modified(&kind.group, &kind.plural, target.name()));
         }
@@ -80,11 +84,14 @@ fn version_shown(kind: &Kind) -> Value {
     if kind.custom().is_some() { json!(0) } else { json!("") }
 }
 
-/// 500 for a version that is no number.
+fn unparsable(text: &str) -> String {
+    format!("strconv.ParseUint: parsing {text:?}: invalid syntax")
+}
+
+/// 500 for a version in a query that is no number.
 pub fn bad_version(text: &str) -> StatusError {
-    StatusError::plain_failure(format!(
-        "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-    ))
+    let why = unparsable(text);
+    StatusError::plain_failure(format!("resourceVersion: Invalid value: {text:?}: {why}"))
 }
 
 /// A PUT that names another uid is about another object.
@@ -93,7 +100,14 @@ fn check_uid(kind: &Kind, new: &Value, live: &Value) -> Result<()> {
     if sent.is_empty() || sent == uid {
         return Ok(());
     }
-    let why =
-        format!("Precondition failed: UID in precondition: {sent}, UID in object meta: {uid}");
-    Err(StatusError::conflict(&kind.group, &kind.plural, meta::text(live, "name"), &why))
+    let (namespace, name) = (meta::text(live, "namespace"), meta::text(live, "name"));
+    let place = [kind.group.as_str(), &kind.plural, namespace, name];
+    let place: Vec<&str> = place.into_iter().filter(|part| !part.is_empty()).collect();
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, \
+         AdditionalErrorMsg: Precondition failed: UID in precondition: {sent}, UID in object \
+         meta: {uid}",
+        place.join("/")
+    );
+    Err(StatusError::conflict(&kind.group, &kind.plural, name, &why))
 }

@@ -16,7 +16,7 @@ use crate::routes::query::WriteOptions;
 use crate::status::{Cause, Result, StatusError};
 use crate::store::{CommitError, Expect, Guard, Key, ReadError, Stored, Write};
 use crate::table::{self, Include};
-use crate::{crd, managed};
+use crate::{crd, managed, schema};
 
 /// How often a write without a version of its own is tried again when it loses a race.
 pub const ATTEMPTS: usize = 16;
@@ -30,11 +30,13 @@ pub fn part(target: &Target) -> Part {
     }
 }
 
-fn subresource(part: Part) -> Option<&'static str> {
+/// The name under which ownership of a part is recorded.
+pub fn subresource(part: Part) -> Option<&'static str> {
     match part {
         Part::Main => None,
         Part::Status => Some("status"),
         Part::Finalize => Some("finalize"),
+        Part::Scale => Some("scale"),
     }
 }
 
@@ -91,6 +93,10 @@ fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Cause> {
         None => {
             if let Some(custom) = kind.custom() {
                 causes.extend(custom.schema.validate(new, old));
+                if let Some(scale) = &custom.scale {
+                    let paths = [scale.spec_replicas.as_str(), &scale.status_replicas];
+                    causes.extend(schema::validate_scale(new, &paths));
+                }
             }
         }
     }
@@ -165,7 +171,7 @@ fn restore(kind: &Kind, live: &Value, new: &mut Value, part: Part) {
     }
     let Some(new) = new.as_object_mut() else { return };
     match part {
-        Part::Main => {
+        Part::Main | Part::Scale => {
             match live.get("status") {
                 Some(status) => new.insert("status".into(), status.clone()),
                 None => new.remove("status"),

@@ -152,7 +152,7 @@ fn rules_that_could_exhaust_the_stack_are_refused_and_the_largest_accepted_run()
                 format!("{}true{}", "(".repeat(24), ")".repeat(24)),
                 format!("{}false", "!".repeat(255)),
                 format!("{} > 0", vec!["self.a"; 120].join(" + ")),
-                vec!["self.a > 0"; 80].join(" && "),
+                vec!["self.a > 0"; 60].join(" && "),
                 format!("{}true", "self.a < 0 ? false : ".repeat(80)),
             ] {
                 let schema = with(rule.clone());

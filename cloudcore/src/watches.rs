@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, stream};
@@ -12,10 +13,12 @@ use hub_proto::cloud::Snapshot;
 use hub_proto::id::{NodeName, ObjectKey, ObjectKind};
 use kube::api::ApiResource;
 use kube::core::DynamicObject;
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::enrol::secrets::is_code;
 use crate::ops::{Metrics, Readiness};
 use crate::placement::{Change, Changes, DeviceDoc, ModelDoc, Placement};
 use crate::status::{DeviceSeen, ModelSeen, StatusInput, StatusSeen};
@@ -26,6 +29,9 @@ use crate::stop::Stop;
 const CHANGES: usize = 256;
 /// Objects per list request: parsed pages are the peak of our memory.
 const PAGE: u32 = 100;
+
+/// Pauses after a watch was interrupted.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Asks for a node's desired state.
 pub struct Subscribe {
@@ -61,6 +67,8 @@ pub struct Watches {
     listing: BTreeMap<Scope, HashSet<ObjectKey>>,
     /// Scopes that have not listed for the first time.
     unlisted: HashSet<Scope>,
+    /// Scopes whose watch does not run at the moment.
+    interrupted: HashSet<Scope>,
     /// Keys of statuses, to notice those that went while the watch was down.
     statuses: HashSet<ObjectKey>,
     subscribers: HashMap<NodeName, Vec<mpsc::Sender<Change>>>,
@@ -83,6 +91,7 @@ impl Watches {
             placement: Placement::default(),
             listing: BTreeMap::new(),
             unlisted: HashSet::new(),
+            interrupted: HashSet::new(),
             statuses: HashSet::new(),
             subscribers: HashMap::new(),
             requests,
@@ -104,6 +113,9 @@ impl Watches {
                 () = stop.wait() => return,
                 Some((scope, event)) = events.next() => match event {
                     Ok(event) => {
+                        if !matches!(event, watcher::Event::Init) && self.interrupted.remove(&scope) {
+                            tracing::info!(kind = ?scope.0, namespace = scope.1.as_deref(), "watch runs again");
+                        }
                         if self.take(scope, event).await.is_err() {
                             return; // Status has stopped: so does everything.
                         }
@@ -117,8 +129,17 @@ impl Watches {
         }
     }
 
-    fn failed(&self, scope: &Scope, error: &watcher::Error) {
+    /// Said aloud once per interruption: it repeats until it is over.
+    fn failed(&mut self, scope: &Scope, error: &watcher::Error) {
         self.metrics.watch_failures.inc();
+        if !self.interrupted.insert(scope.clone()) {
+            tracing::debug!(kind = ?scope.0, %error, "watch still interrupted");
+            return;
+        }
+        if is_missing(error) {
+            tracing::warn!(kind = ?scope.0, "the API does not know this kind: are the CustomResourceDefinitions installed?");
+            return;
+        }
         tracing::warn!(kind = ?scope.0, namespace = scope.1.as_deref(), %error, "watch interrupted, trying again");
     }
 
@@ -320,8 +341,14 @@ fn watch(client: &Client, scope: Scope) -> BoxStream<'static, Watched> {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
+    // Short: definitions installed after us are to be noticed, and there are three watches in all.
+    let backoff = ExponentialBackoff::new(PAUSE.0, PAUSE.1, 2.0, true);
+    let events = watcher(api, watcher::Config::default().page_size(PAGE)).backoff(backoff);
     events.map(move |event| (scope.clone(), event)).boxed()
+}
+
+fn is_missing(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(error) if is_code(error, 404))
 }
 
 fn key_of(kind: Kind, object: &DynamicObject) -> Option<ObjectKey> {

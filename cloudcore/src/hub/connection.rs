@@ -372,7 +372,11 @@ impl Connection<'_> {
 }
 
 fn ending(error: &SocketError) -> String {
-    if matches!(error, SocketError::ConnectionClosed | SocketError::AlreadyClosed) {
+    // Upstream edges, and whoever is killed, say no goodbye.
+    let eof = |error: &std::io::Error| error.kind() == std::io::ErrorKind::UnexpectedEof;
+    if matches!(error, SocketError::ConnectionClosed | SocketError::AlreadyClosed)
+        || matches!(error, SocketError::Io(error) if eof(error))
+    {
         "closed by the gateway".into()
     } else {
         error.to_string()

@@ -102,6 +102,8 @@ struct Flight {
     revision: Option<Revision>,
     /// Set when the object changed since: the ack does not cover the change.
     outdated: bool,
+    /// Set when the object was parked since: nothing follows the ack.
+    parked: bool,
 }
 
 impl Outbox {
@@ -132,12 +134,15 @@ impl Outbox {
 
     /// The edge is to hold this. Returns whether it replaced a change that was still owed.
     pub fn hold(&mut self, desired: Desired, urgent: bool) -> bool {
-        if let Some(entry) = self.entries.get(&desired.key)
+        if let Some(entry) = self.entries.get_mut(&desired.key)
             && let Some(want) = &entry.want
             && want.uid == desired.uid
             && want.revision >= desired.revision
             && (entry.is_owed() || entry.stored == Some(want.revision))
         {
+            if let Phase::InFlight(flight) = &mut entry.phase {
+                flight.parked = false;
+            }
             return false;
         }
         let (key, uid) = (desired.key.clone(), Arc::clone(&desired.uid));
@@ -146,8 +151,13 @@ impl Outbox {
 
     /// The edge is to drop this, whether or not it was ever sent. Returns as [`Self::hold`].
     pub fn drop_object(&mut self, key: ObjectKey) -> bool {
-        let uid = match self.entries.get(&key) {
-            Some(entry) if entry.want.is_none() => return false,
+        let uid = match self.entries.get_mut(&key) {
+            Some(entry) if entry.want.is_none() => {
+                if let Phase::InFlight(flight) = &mut entry.phase {
+                    flight.parked = false;
+                }
+                return false;
+            }
             Some(entry) => Arc::clone(&entry.uid),
             None => Arc::from(""),
         };
@@ -157,14 +167,11 @@ impl Outbox {
     /// Stops sending the object; what the edge has of it stays.
     pub fn park(&mut self, key: &ObjectKey) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        if let Phase::InFlight(_) = entry.phase {
-            return; // The ack is on its way, or the window frees itself by giving up.
+        if let Phase::InFlight(flight) = &mut entry.phase {
+            flight.parked = true; // The ack is on its way, or the window frees itself by giving up.
+            return;
         }
-        if entry.stored.is_some() && entry.want.is_some() {
-            self.set_phase(key, Phase::Stored);
-        } else {
-            self.forget(key);
-        }
+        self.settle_parked(key);
     }
 
     fn change(
@@ -188,6 +195,7 @@ impl Outbox {
         match &mut entry.phase {
             Phase::InFlight(flight) => {
                 flight.outdated = true;
+                flight.parked = false;
                 true
             }
             Phase::Queued(_) | Phase::Waiting(_) | Phase::Aside(_) => {
@@ -233,6 +241,11 @@ impl Outbox {
         })
     }
 
+    fn waits_for_model(&self, key: &ObjectKey) -> bool {
+        let want = self.entries.get(key).and_then(|entry| entry.want.as_ref());
+        want.and_then(|want| want.model.as_ref()).is_some_and(|model| self.model_is_coming(model))
+    }
+
     pub fn next_send(&mut self, now: Now, ids: &mut IdSource) -> Option<Send> {
         while let Some(id) = self.resend.pop_first() {
             if let Some(send) = self.send_again(&id, now) {
@@ -257,6 +270,7 @@ impl Outbox {
             create: entry.stored.is_none(),
             revision: entry.want.as_ref().map(|want| want.revision),
             outdated: false,
+            parked: false,
         };
         let send = Send {
             id: id.clone(),
@@ -293,10 +307,12 @@ impl Outbox {
         let key = self.in_flight.remove(id)?;
         let entry = self.entries.get_mut(&key)?;
         let Phase::InFlight(flight) = &entry.phase else { return None };
-        let (revision, outdated) = (flight.revision, flight.outdated);
+        let (revision, outdated, parked) = (flight.revision, flight.outdated, flight.parked);
         entry.stored = revision;
         entry.refusals = 0;
-        if outdated {
+        if parked {
+            self.settle_parked(&key);
+        } else if outdated {
             self.requeue(key.clone());
         } else if entry.want.is_some() {
             self.set_phase(&key, Phase::Stored);
@@ -320,13 +336,18 @@ impl Outbox {
         let keys: Vec<_> =
             self.in_flight.iter().map(|(id, key)| (id.clone(), key.clone())).collect();
         for (id, key) in keys {
+            let model_went = self.waits_for_model(&key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let Phase::InFlight(flight) = &mut entry.phase else { continue };
             if flight.resend_at > now {
                 continue;
             }
-            if flight.outdated {
+            if flight.parked {
+                self.in_flight.remove(&id);
+                self.settle_parked(&key);
+            } else if flight.outdated || model_went {
                 // Newest wins: the old message is not repeated, and a late ack of it settles nothing.
+                // Nor is it repeated while its model, deleted and made again, is not there.
                 self.in_flight.remove(&id);
                 self.requeue(key);
             } else if flight.sends >= SENDS {
@@ -359,9 +380,13 @@ impl Outbox {
 
     fn put_aside(&mut self, key: ObjectKey, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        if matches!(&entry.phase, Phase::InFlight(flight) if flight.outdated) {
-            self.requeue(key);
-            return;
+        if let Phase::InFlight(flight) = &entry.phase {
+            if flight.parked {
+                return self.settle_parked(&key);
+            }
+            if flight.outdated {
+                return self.requeue(key);
+            }
         }
         let (first, longest) = PAUSE;
         let pause = first.saturating_mul(1 << entry.refusals.min(16)).min(longest);
@@ -386,6 +411,12 @@ impl Outbox {
         for device in self.waiting.remove(model).unwrap_or_default() {
             self.requeue(device);
         }
+    }
+
+    /// Leaves a parked object as the edge has it: known if it was ever acked, otherwise forgotten.
+    fn settle_parked(&mut self, key: &ObjectKey) {
+        let known = self.entries.get(key).is_some_and(|e| e.stored.is_some() && e.want.is_some());
+        if known { self.set_phase(key, Phase::Stored) } else { self.forget(key) }
     }
 
     fn forget(&mut self, key: &ObjectKey) {

@@ -555,7 +555,7 @@ impl Property {
             }
             Desired::Applied { value, unverified } => {
                 if std::mem::take(unverified) && !reading.holds {
-                    warn!(property = name, desired = %value, read = %reading.value,
+                    info!(property = name, desired = %value, read = %reading.value,
                         "the device took the desired value but reads back another");
                 }
             }

@@ -149,6 +149,9 @@ impl<D: Driver> Plan<D> {
             protocol(driver, &spec).inspect_err(|reason| error!(reason, "the device cannot work"));
         let mut properties = HashMap::new();
         for (name, property) in &mut spec.properties {
+            if let Some(remark) = &property.remark {
+                warn!(property = name, remark, "odd configuration");
+            }
             match typed_property(driver, name, property) {
                 Ok(typed) => drop(properties.insert(name.clone(), Arc::new(typed))),
                 Err(reason) => {

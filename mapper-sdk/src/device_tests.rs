@@ -36,6 +36,7 @@ fn property(desired: Option<&str>) -> PropertySpec {
         report: true,
         desired: desired.map(str::to_owned),
         problem: None,
+        remark: None,
     }
 }
 

@@ -82,8 +82,10 @@ impl Fleet {
         let id =
             ObjectId::new(&model.namespace, &model.name).ok_or(FleetError::Nameless("model"))?;
         self.touched_models.insert(id.clone());
-        self.models.insert(id, model);
-        Ok(self.settle_all())
+        self.models.insert(id.clone(), model);
+        Ok(self.settle_where(|device, spec| {
+            device.namespace() == id.namespace() && spec.device_model_reference == id.name()
+        }))
     }
 
     /// Forgets a model. Devices that run on it go on with what they were given.
@@ -134,7 +136,7 @@ impl Fleet {
             .cloned()
             .collect();
         let mut changes: Vec<_> = gone.iter().filter_map(|id| self.drop_device(id)).collect();
-        changes.extend(self.settle_all());
+        changes.extend(self.settle_where(|_, _| true));
         changes
     }
 
@@ -153,8 +155,17 @@ impl Fleet {
         self.running.remove(id).map(|_| Change::Stop(id.clone()))
     }
 
-    fn settle_all(&mut self) -> Vec<Change> {
-        let ids: Vec<_> = self.devices.keys().cloned().collect();
+    fn settle_where(
+        &mut self,
+        wanted: impl Fn(&ObjectId, &dmi::DeviceSpec) -> bool,
+    ) -> Vec<Change> {
+        let nothing = dmi::DeviceSpec::default();
+        let ids: Vec<_> = self
+            .devices
+            .iter()
+            .filter(|(id, device)| wanted(id, device.spec.as_ref().unwrap_or(&nothing)))
+            .map(|(id, _)| id.clone())
+            .collect();
         ids.iter().filter_map(|id| self.settle(id)).collect()
     }
 

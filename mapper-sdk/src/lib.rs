@@ -36,7 +36,11 @@
 //!         Ok(directory.path.clone())
 //!     }
 //!
-//!     async fn read(&self, at: &mut PathBuf, property: &Property<File>) -> Result<Value, DriverError> {
+//!     async fn read(
+//!         &self,
+//!         at: &mut PathBuf,
+//!         property: &Property<File>,
+//!     ) -> Result<Value, DriverError> {
 //!         let text = std::fs::read_to_string(at.join(&property.visitor.file))
 //!             .map_err(DriverError::failed)?; // one property failed, the device is still there
 //!         Value::parse(text.trim(), property.data_type).map_err(DriverError::failed)

@@ -41,8 +41,8 @@ const RESEND_BASE: Duration = Duration::from_millis(200);
 const RESEND_CAP: Duration = Duration::from_secs(5);
 /// An edge that lost a call to us is repaired by the next registration at the latest.
 const REGISTER_AGAIN: Duration = Duration::from_secs(300);
-/// How soon an answer that says "I do not know this" leads to another registration.
-const REGISTER_AFTER_DOUBT: Duration = Duration::from_secs(1);
+/// How soon after a registration an answer that says "I do not know this" leads to another one.
+const REGISTER_AFTER_DOUBT: Duration = Duration::from_secs(2);
 /// A registration answer carries all devices of the node; far above gRPC's default of 4 MiB.
 const MAX_ANSWER: usize = 64 << 20;
 /// How long the last reports may take at shutdown.
@@ -68,7 +68,14 @@ pub(crate) async fn run(
         let error = match dial(socket).await {
             Ok((channel, ended)) => {
                 let client = Client::new(channel).max_decoding_message_size(MAX_ANSWER);
-                let mut session = Session { client, info: &info, reports: &reports };
+                let now = Instant::now();
+                let mut session = Session {
+                    client,
+                    info: &info,
+                    reports: &reports,
+                    registered_at: now,
+                    register_at: now,
+                };
                 match session.register(&*registrar).await {
                     Ok(()) => {
                         info!(socket = %socket.display(), "registered with edgecore");
@@ -101,9 +108,16 @@ struct Session<'a> {
     client: Client<Channel>,
     info: &'a dmi::MapperInfo,
     reports: &'a Reports,
+    registered_at: Instant,
+    register_at: Instant,
 }
 
 impl Session<'_> {
+    /// Moves the next registration forward to this long after the last one.
+    fn register_in(&mut self, after: Duration) {
+        self.register_at = self.register_at.min(self.registered_at + after);
+    }
+
     async fn register(&mut self, registrar: &impl Registrar) -> Result<(), Status> {
         registrar.begin_registration();
         let request =
@@ -113,6 +127,8 @@ impl Session<'_> {
         debug!(models = models.len(), devices = devices.len(), "registration answered");
         registrar.registered(models, devices);
         self.reports.lock().owe_everything();
+        self.registered_at = Instant::now();
+        self.register_at = self.registered_at + REGISTER_AGAIN;
         Ok(())
     }
 
@@ -124,9 +140,8 @@ impl Session<'_> {
         stop: &mut watch::Receiver<bool>,
     ) -> String {
         let mut backoff = Backoff::new(RESEND_BASE, RESEND_CAP, rand::random());
-        let mut register_at = Instant::now() + REGISTER_AGAIN;
         loop {
-            let pause = match self.send_all(&mut register_at).await {
+            let pause = match self.send_all().await {
                 Ok(()) => {
                     backoff.reset();
                     None
@@ -142,14 +157,13 @@ impl Session<'_> {
             tokio::select! {
                 _ = &mut ended => return "edgecore closed the connection".to_owned(),
                 _ = stop.changed() => {
-                    drop(timeout(FLUSH, self.send_all(&mut register_at)).await);
+                    drop(timeout(FLUSH, self.send_all()).await);
                     return "stopping".to_owned();
                 }
-                () = sleep_until(register_at) => {
+                () = sleep_until(self.register_at) => {
                     if let Err(status) = self.register(registrar).await {
                         return format!("registration refused: {}", status.message());
                     }
-                    register_at = Instant::now() + REGISTER_AGAIN;
                 }
                 () = async { match pause {
                     Some(at) => sleep_until(at).await,
@@ -160,7 +174,7 @@ impl Session<'_> {
     }
 
     /// Sends until nothing is owed, or until a call fails in a way that may pass.
-    async fn send_all(&mut self, register_at: &mut Instant) -> Result<(), Status> {
+    async fn send_all(&mut self) -> Result<(), Status> {
         loop {
             let Some(report) = self.reports.lock().take() else { return Ok(()) };
             let Err(status) = self.send(&report).await else { continue };
@@ -174,7 +188,7 @@ impl Session<'_> {
             ) {
                 // The device is not edgecore's, or we are not: ask for the truth.
                 debug!(id = %report.id(), %status, "edgecore does not know this");
-                *register_at = (*register_at).min(Instant::now() + REGISTER_AFTER_DOUBT);
+                self.register_in(REGISTER_AFTER_DOUBT);
             } else {
                 self.reports.lock().put_back(&report);
                 return Err(status);

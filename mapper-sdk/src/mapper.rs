@@ -85,7 +85,9 @@ impl<D: Driver> Mapper<D> {
         if let Some(port) = &common.http_port {
             debug!(port, "http_port is accepted, but the REST API is not served yet");
         }
-        let (listener, socket_file) = socket::bind(&grpc_server.socket_path)?;
+        // edgecore dials the path from a directory of its own.
+        let own_path = std::path::absolute(&grpc_server.socket_path)?;
+        let (listener, socket_file) = socket::bind(&own_path)?;
         let reports = Arc::new(Reports::default());
         let crew = Arc::new(Crew::new(self.driver, common.protocol.clone(), Arc::clone(&reports)));
         let (stop, stopped) = watch::channel(false);
@@ -95,11 +97,11 @@ impl<D: Driver> Mapper<D> {
             version: common.version,
             api_version: common.api_version,
             protocol: common.protocol,
-            address: grpc_server.socket_path.as_os_str().as_bytes().to_vec(),
+            address: own_path.as_os_str().as_bytes().to_vec(),
             state: "ok".to_owned(),
         };
         info!(name = mapper_info.name, protocol = mapper_info.protocol,
-            socket = %grpc_server.socket_path.display(), "mapper started");
+            socket = %own_path.display(), "mapper started");
         let mut link = {
             let (crew, reports) = (Arc::clone(&crew), Arc::clone(&reports));
             let edgecore = common.edgecore_sock;

@@ -86,6 +86,8 @@ pub struct PropertySpec {
     pub desired: Option<String>,
     /// Why this property cannot work, naming the field. Such a property is neither read nor written.
     pub problem: Option<String>,
+    /// What is odd about it without stopping it, for the log.
+    pub remark: Option<String>,
 }
 
 impl PropertySpec {
@@ -141,7 +143,7 @@ impl DeviceSpec {
             .status
             .as_ref()
             .filter(|status| status.report_to_cloud)
-            .map(|status| cycle(status.report_cycle, &id, "status.reportCycle"));
+            .map(|status| cycle(status.report_cycle).0);
         Self { id, protocol, properties, state_cycle }
     }
 }
@@ -188,16 +190,18 @@ fn resolve_property(
         problem.get_or_insert(error);
         Json::Object(serde_json::Map::new())
     });
+    let (cycle, remark) = cycle(property.collect_cycle);
     PropertySpec {
         data_type,
         access,
         range,
         unit: model.map_or_else(String::new, |m| m.unit.clone()),
         visitor,
-        cycle: cycle(property.collect_cycle, &property.name, "collectCycle"),
+        cycle,
         report: property.report_to_cloud,
         desired: property.desired.as_ref().map(|d| d.value.clone()).filter(|v| !v.is_empty()),
         problem,
+        remark,
     }
 }
 
@@ -208,20 +212,18 @@ fn config_json(data: Option<&dmi::CustomizedValue>, field: &str) -> Result<Json,
         .map_err(|error| format!("{field}: {error}"))
 }
 
-/// Milliseconds of a cycle as a duration. 0 means the default; a negative one too, with a warning.
-fn cycle(millis: i64, owner: &impl fmt::Display, field: &str) -> Duration {
+/// Milliseconds of a cycle as a duration. 0 means the default; so does a negative one, with a remark.
+fn cycle(millis: i64) -> (Duration, Option<String>) {
     let Ok(positive) = u64::try_from(millis) else {
-        tracing::warn!(%owner, field, millis, "negative cycle, using 1000 ms");
-        return DEFAULT_CYCLE;
+        return (DEFAULT_CYCLE, Some(format!("collectCycle: {millis} is negative, using 1000 ms")));
     };
     if positive == 0 {
-        return DEFAULT_CYCLE;
+        return (DEFAULT_CYCLE, None);
     }
     let cycle = Duration::from_millis(positive);
-    if cycle > SUSPICIOUS_CYCLE {
-        tracing::warn!(%owner, field, millis, "cycle is over a day; cycles are milliseconds");
-    }
-    cycle.max(SHORTEST_CYCLE)
+    let remark = (cycle > SUSPICIOUS_CYCLE)
+        .then(|| format!("collectCycle: {millis} ms is over a day; cycles are milliseconds"));
+    (cycle.max(SHORTEST_CYCLE), remark)
 }
 
 #[cfg(test)]
@@ -289,6 +291,7 @@ mod tests {
         assert!(reason("ro").contains("ReadOnly"));
         assert_eq!(reason("n"), "101 is above the maximum 100");
         assert_eq!(spec.properties["n"].cycle, DEFAULT_CYCLE);
+        assert!(spec.properties["n"].remark.as_ref().unwrap().contains("negative"));
     }
 
     #[test]
@@ -298,6 +301,16 @@ mod tests {
         let property = crate::testing::property("n", Some(""), 0, &json!({}));
         device.spec.as_mut().unwrap().properties.push(property);
         assert_eq!(resolve(&device, &model).properties["n"].desired_value(), None);
+    }
+
+    #[test]
+    fn cycles_are_milliseconds_with_a_default_and_a_floor() {
+        assert_eq!(cycle(0), (DEFAULT_CYCLE, None));
+        assert_eq!(cycle(1), (SHORTEST_CYCLE, None));
+        assert_eq!(cycle(2000), (Duration::from_secs(2), None));
+        // Ten seconds, says an old manifest; it means nanoseconds.
+        assert!(cycle(10_000_000_000).1.unwrap().contains("over a day"));
+        assert_eq!(cycle(i64::MIN).0, DEFAULT_CYCLE);
     }
 
     #[test]

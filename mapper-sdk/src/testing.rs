@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -121,6 +121,8 @@ pub struct Record {
     pub states: Vec<(String, String)>,
     /// Number of calls that carried twins.
     pub twin_calls: usize,
+    /// Number of reports that were refused, see [`FakeEdge::refuse_reports`].
+    pub refused: usize,
 }
 
 impl Record {
@@ -165,6 +167,7 @@ pub struct FakeEdge {
     socket: PathBuf,
     record: watch::Sender<Record>,
     known: watch::Sender<Known>,
+    refusal: watch::Sender<Option<Code>>,
     server: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -184,6 +187,7 @@ impl FakeEdge {
             socket: directory.join("dmi.sock"),
             record: watch::Sender::default(),
             known: watch::Sender::default(),
+            refusal: watch::Sender::default(),
             server: None,
         }
     }
@@ -211,7 +215,8 @@ impl FakeEdge {
         let (listener, file) = socket::bind(&self.socket).expect("cannot bind the fake edge");
         let (stop, stopped) = oneshot::channel::<()>();
         let (record, known) = (self.record.clone(), self.known.clone());
-        let service = DeviceManagerServiceServer::new(Service { record, known });
+        let refusal = self.refusal.clone();
+        let service = DeviceManagerServiceServer::new(Service { record, known, refusal });
         let server = tokio::spawn(async move {
             let _file = file;
             tonic::transport::Server::builder()
@@ -245,6 +250,11 @@ impl FakeEdge {
     /// Takes a device out of the next registration's answer. Calls nobody.
     pub fn forget_device(&self, name: &str) {
         self.known.send_modify(|known| drop(known.devices.remove(name)));
+    }
+
+    /// Answers every report with this code from now on; `None` takes them again.
+    pub fn refuse_reports(&self, code: Option<Code>) {
+        self.refusal.send_replace(code);
     }
 
     /// Knows the model and calls CreateDeviceModel.
@@ -368,6 +378,18 @@ impl RunningMapper {
 struct Service {
     record: watch::Sender<Record>,
     known: watch::Sender<Known>,
+    refusal: watch::Sender<Option<Code>>,
+}
+
+impl Service {
+    /// # Errors
+    /// What [`FakeEdge::refuse_reports`] asked for.
+    fn take_report(&self) -> Result<(), Status> {
+        let refusal = *self.refusal.borrow();
+        let Some(code) = refusal else { return Ok(()) };
+        self.record.send_modify(|record| record.refused += 1);
+        Err(Status::new(code, "fail to report device status because of too many request"))
+    }
 }
 
 #[tonic::async_trait]
@@ -389,6 +411,7 @@ impl DeviceManagerService for Service {
         request: Request<dmi::ReportDeviceStatusRequest>,
     ) -> Result<Response<dmi::ReportDeviceStatusResponse>, Status> {
         let request = request.into_inner();
+        self.take_report()?;
         let twins = request.reported_device.map(|device| device.twins).unwrap_or_default();
         if twins.iter().any(|twin| twin.reported.is_none() || twin.observed_desired.is_none()) {
             return Err(Status::invalid_argument("upstream's edgecore dies of a half twin"));
@@ -406,6 +429,7 @@ impl DeviceManagerService for Service {
         request: Request<dmi::ReportDeviceStatesRequest>,
     ) -> Result<Response<dmi::ReportDeviceStatesResponse>, Status> {
         let request = request.into_inner();
+        self.take_report()?;
         self.record.send_modify(|record| record.states.push((request.device_name, request.state)));
         Ok(Response::new(dmi::ReportDeviceStatesResponse {}))
     }

@@ -253,6 +253,38 @@ async fn an_edgecore_that_comes_late_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_report_that_is_not_taken_is_sent_again_with_the_newest_value() {
+    let (_directory, edge, driver, mapper) = running(vec![prop("a", None)]).await;
+    // What upstream's edgecore answers beyond one call a second.
+    edge.refuse_reports(Some(tonic::Code::Unknown));
+    edge.until("a refusal", |record| record.refused > 0).await;
+    let before = driver.count("read");
+    driver.with(|script| script.holds.insert("a".into(), Value::Int(42)));
+    while driver.count("read") < before + 3 {
+        tokio::task::yield_now().await;
+    }
+    edge.clear();
+    edge.refuse_reports(None);
+    edge.until("a value", |record| record.value("d", "a").is_some()).await;
+    let record = edge.record();
+    assert_eq!(record.twins[0].1.reported.as_ref().unwrap().value, "42");
+    assert_eq!(record.registrations.len(), 1);
+    mapper.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_edgecore_that_forgot_us_is_registered_with_again_on_the_same_connection() {
+    let (_directory, edge, driver, mapper) = running(vec![prop("a", None)]).await;
+    edge.refuse_reports(Some(tonic::Code::FailedPrecondition));
+    edge.until("another registration", |record| record.registrations.len() > 1).await;
+    edge.refuse_reports(None);
+    edge.clear();
+    edge.until("a value", |record| record.value("d", "a").is_some()).await;
+    assert_eq!(driver.count("connect"), 1);
+    mapper.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_unplugged_device_is_offline_and_comes_back_by_itself() {
     let (_directory, edge, driver, mapper) = running(vec![prop("a", Some("7"))]).await;
     edge.until("applied", |record| record.value("d", "a") == Some("7")).await;

@@ -62,8 +62,7 @@ pub enum Initial {
 }
 
 impl Visitor {
-    /// Whether reads differ from writes by nature.
-    pub(crate) fn is_signal(&self) -> bool {
+    fn is_signal(&self) -> bool {
         matches!(self.kind(), Kind::Counter | Kind::Sine | Kind::Random)
     }
 

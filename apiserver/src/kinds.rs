@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::schema::Schema;
+use crate::schema::{self, Schema};
 use crate::store::Stored;
 pub use builtin::BuiltIn;
 pub use custom::{Column, Custom, Scale};
@@ -77,7 +77,7 @@ impl Kind {
     /// The schema that bodies are pruned and checked against.
     pub fn schema(&self) -> Option<&Schema> {
         match &self.origin {
-            Origin::BuiltIn(built_in) => built_in.schema(),
+            Origin::BuiltIn(_) => schema::builtin(&self.group, &self.kind),
             Origin::Custom(custom) => Some(&custom.schema),
         }
     }

@@ -1,7 +1,7 @@
 //! OpenAPI: what `kubectl explain` and field validation need, built from the schemas at hand.
 //!
-//! Custom kinds are described by their definition, built-in ones by `core-schemas.json` (component
-//! schemas as a real server publishes them, without descriptions). Documents are built when asked
+//! Custom kinds are described by their definition, built-in ones by the component schemas that a real
+//! server publishes. Documents are built when asked
 //! for and not kept; the index only needs their hashes, which follow from what they are built from.
 
 use std::collections::BTreeSet;
@@ -12,93 +12,14 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha512};
 
 use crate::kinds::{Kind, Kinds, Origin, join_version};
+use crate::schema::CORE_SCHEMAS;
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 const REF: &str = "#/components/schemas/";
 
-static CORE: LazyLock<Map<String, Value>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("openapi/core-schemas.json")).unwrap_or_default()
-});
-
-/// The component schema of a built-in type.
-pub fn core_schema(component: &str) -> Option<&'static Value> {
-    CORE.get(component)
-}
-
-/// A component schema with every reference replaced by what it refers to. A type inside itself
-/// (JSONSchemaProps) becomes an object of unknown content. Defaults are left out: published ones
-/// say how Go prints an empty value, not what the server fills in.
-pub fn resolved(component: &str) -> Value {
-    resolve(&json!({ "$ref": format!("{REF}{component}") }), &mut Vec::new())
-}
-
-fn resolve(schema: &Value, inside: &mut Vec<String>) -> Value {
-    let Value::Object(map) = schema else { return schema.clone() };
-    if let Some(name) = reference(schema) {
-        return resolve_reference(name, inside);
-    }
-    let mut merged = Map::new();
-    for (key, value) in map {
-        match (key.as_str(), value) {
-            // `allOf: [{$ref}]` is how a reference gets a default of its own.
-            ("allOf", Value::Array(list)) if list.len() == 1 => {
-                if let Value::Object(target) = resolve(&list[0], inside) {
-                    for (key, value) in target {
-                        merged.entry(key).or_insert(value);
-                    }
-                }
-            }
-            ("default" | "x-kubernetes-group-version-kind", _) => {}
-            ("properties", Value::Object(properties)) => {
-                let each = properties.iter().map(|(name, s)| (name.clone(), resolve(s, inside)));
-                let resolved: Map<String, Value> = each.collect();
-                merged.insert(key.clone(), Value::Object(resolved));
-            }
-            ("items" | "additionalProperties", _) => {
-                merged.insert(key.clone(), resolve(value, inside));
-            }
-            _ => {
-                merged.insert(key.clone(), value.clone());
-            }
-        }
-    }
-    require_map_keys(&mut merged);
-    Value::Object(merged)
-}
-
-/// Keys of a list map must be required or have a default; the defaults were left out.
-fn require_map_keys(schema: &mut Map<String, Value>) {
-    let Some(keys) = schema.get("x-kubernetes-list-map-keys").cloned() else { return };
-    if let Some(items) = schema.get_mut("items").and_then(Value::as_object_mut) {
-        items.insert("required".into(), keys);
-    }
-}
-
-fn resolve_reference(name: &str, inside: &mut Vec<String>) -> Value {
-    let unknown = || json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    if name.ends_with(".Quantity") || name.ends_with(".IntOrString") {
-        return json!({"x-kubernetes-int-or-string": true});
-    }
-    if inside.iter().any(|outer| outer == name) {
-        return unknown();
-    }
-    let Some(schema) = CORE.get(name) else { return unknown() };
-    // FieldsV1, JSON and their like have no declared content.
-    let open = ["properties", "additionalProperties", "items", "format"];
-    let is_object = schema.get("type").is_none_or(|kind| kind == "object");
-    if is_object && !open.iter().any(|key| schema.get(*key).is_some()) {
-        return if schema.get("type").is_some() {
-            unknown()
-        } else {
-            json!({"x-kubernetes-preserve-unknown-fields": true})
-        };
-    }
-    inside.push(name.to_owned());
-    let value = resolve(schema, inside);
-    inside.pop();
-    value
-}
+static CORE: LazyLock<Map<String, Value>> =
+    LazyLock::new(|| serde_json::from_str(CORE_SCHEMAS).unwrap_or_default());
 
 /// `$ref` when its value is text (a schema of schemas has a *property* of that name).
 fn reference(schema: &Value) -> Option<&str> {
@@ -384,13 +305,5 @@ mod tests {
             });
             assert!(found, "{}", kind.kind);
         }
-    }
-
-    #[test]
-    fn resolving_ends_even_for_recursive_types() {
-        let crd = crate::kinds::BuiltIn::CustomResourceDefinition.component();
-        let text = resolved(crd).to_string();
-        assert!(!text.contains("\"$ref\":\"#"));
-        assert!(text.len() < 1_000_000);
     }
 }

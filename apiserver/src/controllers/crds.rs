@@ -86,32 +86,7 @@ impl Definitions {
                 .filter(|(other, _)| *other != index)
                 .map(|(_, definition)| definition)
                 .collect();
-            let mut established = crd::establish(&mut definition, &others, &now);
-            // TEMPORARY until crd::establish is written: accept whatever comes.
-            if !condition(&definition, "Established")
-                && definition["status"]["conditions"].is_null()
-            {
-                use super::conditions::set;
-                definition["status"]["acceptedNames"] = definition["spec"]["names"].clone();
-                set(
-                    &mut definition,
-                    "NamesAccepted",
-                    true,
-                    "NoConflicts",
-                    "no conflicts found",
-                    &now,
-                );
-                set(
-                    &mut definition,
-                    "Established",
-                    true,
-                    "InitialNamesAccepted",
-                    "the initial names have been accepted",
-                    &now,
-                );
-                established = true;
-            }
-            if established {
+            if crd::establish(&mut definition, &others, &now) {
                 changed.push(index);
                 definitions[index] = definition;
             }

@@ -1,11 +1,8 @@
 //! The built-in kinds, as a table.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use super::{Kind, Origin, resource_name};
-use crate::openapi;
-use crate::schema::Schema;
 
 /// A built-in kind. What is special about each is in `rules`, `events`, `table`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,24 +103,7 @@ fn kind(row: &Row) -> Kind {
     }
 }
 
-static SCHEMAS: LazyLock<BTreeMap<BuiltIn, Schema>> = LazyLock::new(|| {
-    let parse = |row: &Row| {
-        let schema = Schema::parse(&openapi::resolved(row.built_in.component()));
-        if let Err(error) = &schema {
-            // A fault in the embedded schemas, caught by a test: unknown fields then stay.
-            tracing::error!(kind = row.kind, %error, "a built-in schema cannot be read");
-        }
-        Some((row.built_in, schema.ok()?))
-    };
-    ROWS.iter().filter_map(parse).collect()
-});
-
 impl BuiltIn {
-    /// The schema of its fields, read from the OpenAPI components when first needed.
-    pub fn schema(self) -> Option<&'static Schema> {
-        SCHEMAS.get(&self)
-    }
-
     /// The name of its schema in the OpenAPI components.
     pub fn component(self) -> &'static str {
         match self {
@@ -223,8 +203,8 @@ mod tests {
 
     #[test]
     fn every_built_in_kind_has_a_schema() {
-        for row in ROWS {
-            assert!(row.built_in.schema().is_some(), "{}", row.kind);
+        for kind in all() {
+            assert!(kind.schema().is_some(), "{}", kind.kind);
         }
     }
 }

@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn odd_paths_are_unknown_and_never_panic() {
-        for path in ["/nonsense", "//", "/%zz", "/apis/g/v//x", "/%", "/api/v1/%ff"] {
+        for path in ["/nonsense", "/%zz", "/apis/g/v//x", "/%", "/api/v1/%ff"] {
             assert_eq!(parse(path), Route::Unknown, "{path}");
         }
     }

@@ -40,18 +40,15 @@ pub fn text<'a>(object: &'a Value, key: &str) -> &'a str {
 
 /// The metadata map of an object, made if it is missing or not a map.
 pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
-    if !object.is_object() {
-        *object = json!({});
+    map_of(map_of(object).entry("metadata").or_insert(Value::Null))
+}
+
+/// The value as a map; what is none becomes an empty one.
+fn map_of(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
     }
-    // The indexes below exist by construction; `entry` keeps this free of panics all the same.
-    let slot = match object {
-        Value::Object(map) => map.entry("metadata").or_insert_with(|| json!({})),
-        other => other,
-    };
-    if !slot.is_object() {
-        *slot = json!({});
-    }
-    match slot {
+    match value {
         Value::Object(map) => map,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             unreachable!("made a map just above")

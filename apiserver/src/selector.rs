@@ -155,7 +155,7 @@ impl Parser {
                         ));
                     }
                 }
-                other => {
+                other @ (Token::Word(_) | Token::Symbol(_) | Token::End) => {
                     return Err(format!(
                         "found '{}', expected: ',' or 'end of string'",
                         other.text()
@@ -172,7 +172,9 @@ impl Parser {
         }
         let key = match self.next() {
             Token::Word(word) => word,
-            other => return Err(format!("found '{}', expected: identifier", other.text())),
+            other @ (Token::Word(_) | Token::Symbol(_) | Token::End) => {
+                return Err(format!("found '{}', expected: identifier", other.text()));
+            }
         };
         if let Some(problem) = meta::qualified_name_problem(&key) {
             let cause = Cause::invalid("key", &key.into(), &problem);
@@ -191,7 +193,7 @@ impl Parser {
             Token::Symbol("<") => Operator::Less(self.bound(&key)?),
             Token::Word(word) if word == "in" => Operator::In(self.values(&key)?),
             Token::Word(word) if word == "notin" => Operator::NotIn(self.values(&key)?),
-            other => {
+            other @ (Token::Word(_) | Token::Symbol(_) | Token::End) => {
                 return Err(format!(
                     "found '{}', expected: in, notin, =, ==, !=, gt, lt",
                     other.text()
@@ -207,7 +209,9 @@ impl Parser {
         }
         match self.next() {
             Token::Word(word) => checked_values(key, BTreeSet::from([word])),
-            other => Err(format!("found '{}', expected: identifier", other.text())),
+            other @ (Token::Word(_) | Token::Symbol(_) | Token::End) => {
+                Err(format!("found '{}', expected: identifier", other.text()))
+            }
         }
     }
 
@@ -223,7 +227,9 @@ impl Parser {
     fn values(&mut self, key: &str) -> std::result::Result<BTreeSet<String>, String> {
         match self.next() {
             Token::Symbol("(") => {}
-            other => return Err(format!("found '{}' expected: '('", other.text())),
+            other @ (Token::Word(_) | Token::Symbol(_) | Token::End) => {
+                return Err(format!("found '{}' expected: '('", other.text()));
+            }
         }
         let mut values = BTreeSet::new();
         let mut wants_value = true;
@@ -245,7 +251,7 @@ impl Parser {
                     }
                     return checked_values(key, values);
                 }
-                other => {
+                other @ (Token::Word(_) | Token::Symbol(_) | Token::End) => {
                     return Err(format!("found '{}', expected: ',' or ')'", other.text()));
                 }
             }

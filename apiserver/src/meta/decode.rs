@@ -131,7 +131,9 @@ fn check(
                 match item {
                     Value::String(_) => {}
                     Value::Null => *item = Value::String(String::new()),
-                    other => return Err(mismatch(other, field, "string")),
+                    Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                        return Err(mismatch(item, field, "string"));
+                    }
                 }
             }
             Ok(())

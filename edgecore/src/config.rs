@@ -239,9 +239,9 @@ mod tests {
             ("hub", "hubb", "hubb"),
             ("127.0.0.1:10000", "127.0.0.1", "no port"),
             ("[::1]:10002", "::1:10002", "brackets"),
-            ("nodeName", "log: ','\nnodeName", "log"),
+            ("nodeName", "log: edgecore=loud\nnodeName", "log"),
             ("nodeName", "dataDir: var\nnodeName", "dataDir"),
-            ("hub:", "heartbeat: 15, hub:", "heartbeat"),
+            ("hub:", "heartbeat: 15, hub:", "duration"),
             ("hub:", "heartbeat: 0s, hub:", "heartbeat"),
             ("hub:", "heartbeat: -3s, hub:", "negative"),
         ] {

@@ -188,3 +188,6 @@ pub fn open(data_dir: &Path, unix_ms: u64) -> Result<(Store, Snapshot), OpenErro
         .map_err(OpenError::Thread)?;
     Ok((Store { writes, done, thread }, snapshot))
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ async fn one_device() -> (Cloud, Node) {
 #[tokio::test]
 async fn a_node_started_without_its_cloud_serves_devices_from_its_store() {
     let (mut cloud, mut node) = one_device().await;
-    cloud.stop_hub();
+    cloud.stop_hub().await;
     node.kill();
     node.spawn().await;
     let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
@@ -48,7 +48,7 @@ async fn a_node_started_without_its_cloud_serves_devices_from_its_store() {
 #[tokio::test]
 async fn values_that_the_cloud_did_not_confirm_survive_a_kill() {
     let (mut cloud, mut node) = one_device().await;
-    cloud.stop_hub();
+    cloud.stop_hub().await;
     let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
     mapper.register().await;
     mapper.report("a", "t", "41", "1754463538000").await.unwrap();
@@ -60,7 +60,7 @@ async fn values_that_the_cloud_did_not_confirm_survive_a_kill() {
     })
     .await;
     node.kill();
-    mapper.kill().await;
+    mapper.kill();
     node.spawn().await;
     cloud.start_hub().await;
     until("value arrives", || cloud.reported("dev/a", "t").as_deref() == Some("41")).await;
@@ -76,7 +76,7 @@ async fn what_was_deleted_while_apart_is_gone_after_the_next_connect() {
     until("objects are acked", || cloud.all_acked()).await;
     let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
     mapper.register().await;
-    cloud.stop_hub();
+    cloud.stop_hub().await;
     {
         let mut state = cloud.state();
         state.objects.remove(&key(ObjectKind::Device, "a")).unwrap();
@@ -118,7 +118,7 @@ async fn a_mapper_that_was_killed_is_told_everything_when_it_registers_again() {
     let (cloud, node) = one_device().await;
     let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
     mapper.register().await;
-    mapper.kill().await;
+    mapper.kill();
     cloud.put(device("a", "m", "30", 3));
     cloud.put(device("b", "m", "1", 4));
     until("objects are acked", || cloud.all_acked()).await;
@@ -136,7 +136,6 @@ async fn after_a_restart_of_the_node_its_mapper_is_called_without_registering() 
     let (cloud, mut node) = one_device().await;
     let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
     mapper.register().await;
-    until("mapper is up", || true).await;
     node.kill();
     cloud.put(device("a", "m", "55", 3));
     cloud.put(device("b", "m", "1", 4));
@@ -184,7 +183,7 @@ async fn devices_of_a_lost_mapper_become_unknown_and_online_again() {
     mapper.register().await;
     mapper.report("a", "t", "5", "").await.unwrap();
     until("device is online", || cloud.device_state("dev/a").as_deref() == Some("online")).await;
-    mapper.kill().await;
+    mapper.kill();
     until("device is unknown", || cloud.device_state("dev/a").as_deref() == Some("unknown")).await;
     assert!(cloud.state().states["dev/a"].1.is_some(), "when it was last online is kept");
     mapper.listen();

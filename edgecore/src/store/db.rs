@@ -574,6 +574,3 @@ fn set_aside(path: &Path, unix_ms: u64) -> Result<(), OpenError> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -97,8 +97,10 @@ impl Cloud {
     }
 
     /// Stops listening and cuts the connection.
-    pub fn stop_hub(&mut self) {
-        self.hub_task.take().unwrap().abort();
+    pub async fn stop_hub(&mut self) {
+        let task = self.hub_task.take().unwrap();
+        task.abort();
+        let _ = task.await;
         self.cut();
     }
 

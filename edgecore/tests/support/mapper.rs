@@ -10,7 +10,7 @@ use dmi_proto::v1beta1::device_mapper_service_server::{
     DeviceMapperService, DeviceMapperServiceServer,
 };
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
@@ -30,7 +30,8 @@ pub struct Mapper {
     pub name: String,
     pub socket: PathBuf,
     state: Arc<Mutex<State>>,
-    task: Option<JoinHandle<()>>,
+    /// Its own, so that killing it ends its connections too.
+    runtime: Option<Runtime>,
     pub edge: DeviceManagerServiceClient<Channel>,
 }
 
@@ -41,7 +42,7 @@ impl Mapper {
             name: name.into(),
             socket: dir.join(format!("{name}.sock")),
             state: Arc::default(),
-            task: None,
+            runtime: None,
             edge: dial(edge).await,
         };
         mapper.listen();
@@ -50,22 +51,29 @@ impl Mapper {
 
     pub fn listen(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
-        let listener = UnixListener::bind(&self.socket).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let service = DeviceMapperServiceServer::new(Service(self.state.clone()));
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::bind(&self.socket).unwrap()
+        };
         let incoming = futures_util::stream::unfold(listener, async |listener| {
             let stream = listener.accept().await.map(|(stream, _)| stream);
             Some((stream, listener))
         });
-        self.task = Some(tokio::spawn(async move {
-            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
-        }));
+        runtime.spawn(async move {
+            Server::builder().add_service(service).serve_with_incoming(Box::pin(incoming)).await
+        });
+        self.runtime = Some(runtime);
     }
 
     /// As if the process were killed: connections end and everything it knew is gone.
-    pub async fn kill(&mut self) {
-        let task = self.task.take().unwrap();
-        task.abort();
-        let _ = task.await;
+    pub fn kill(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
         *self.state() = State::default();
     }
 
@@ -129,8 +137,8 @@ impl Mapper {
 
 impl Drop for Mapper {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

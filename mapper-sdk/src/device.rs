@@ -18,14 +18,13 @@ use tracing::{debug, info, warn};
 use crate::{
     backoff::{Backoff, unit},
     driver::DriverError,
+    property::{Property, Sample},
     spec::{DeviceSpec, PropertySpec},
     value::Value,
 };
 
 const RECONNECT_BASE: Duration = Duration::from_millis(250);
 const RECONNECT_CAP: Duration = Duration::from_secs(15);
-const REWRITE_BASE: Duration = Duration::from_secs(1);
-const REWRITE_CAP: Duration = Duration::from_secs(60);
 
 /// The time of an event: monotonic for schedules, wall clock for samples.
 #[derive(Debug, Clone, Copy)]
@@ -111,27 +110,6 @@ pub(crate) enum CallFault {
     NotConnected,
 }
 
-/// One reading with its time, and what is known of the desired value.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Sample {
-    pub(crate) property: String,
-    pub(crate) value: Value,
-    /// When it was read, milliseconds since the Unix epoch.
-    pub(crate) at_ms: u64,
-    pub(crate) desired: Option<ObservedDesired>,
-}
-
-/// What the mapper does about a desired value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ObservedDesired {
-    pub(crate) text: String,
-    /// `pending`, `applied`, `failed` (will be tried again) or `refused` (will not).
-    pub(crate) state: &'static str,
-    pub(crate) reason: Option<String>,
-    /// Since when it is in this state, milliseconds since the Unix epoch.
-    pub(crate) since_ms: u64,
-}
-
 #[derive(Debug)]
 pub(crate) struct Device {
     spec: Arc<DeviceSpec>,
@@ -158,34 +136,6 @@ enum Phase {
     },
     Connecting,
     Connected,
-}
-
-#[derive(Debug)]
-struct Property {
-    due: Instant,
-    desired: Desired,
-    desired_since_ms: u64,
-    last: Option<(Value, u64)>,
-    failing: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Desired {
-    None,
-    Refused(String),
-    /// Freshly connected: the next reading decides whether it must be written.
-    Unknown(Value),
-    Pending {
-        value: Value,
-        not_before: Instant,
-        backoff: u32,
-        reason: Option<String>,
-    },
-    Applied {
-        value: Value,
-        /// Written just now, not read back yet.
-        unverified: bool,
-    },
 }
 
 impl Device {
@@ -268,11 +218,7 @@ impl Device {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let own = match self.phase {
             Phase::Disconnected { retry_at } => Some(retry_at),
-            Phase::Connected => {
-                let reads = self.usable().map(|(_, property)| property.due);
-                let writes = self.usable().filter_map(|(_, p)| p.desired.not_before());
-                reads.chain(writes).min()
-            }
+            Phase::Connected => self.usable().map(|(_, property)| property.next_at()).min(),
             Phase::Broken | Phase::Connecting => None,
         };
         own.into_iter().chain(self.repeat_state_at).min()
@@ -348,13 +294,7 @@ impl Device {
             .checked_sub(Duration::from_secs(1).mul_f64(unit(&mut self.seed)))
             .unwrap_or(now.instant);
         for property in self.properties.values_mut() {
-            property.due = now.instant;
-            property.desired = match std::mem::replace(&mut property.desired, Desired::None) {
-                Desired::Pending { value, .. } | Desired::Applied { value, .. } => {
-                    Desired::Unknown(value)
-                }
-                other @ (Desired::None | Desired::Refused(_) | Desired::Unknown(_)) => other,
-            };
+            property.connected(now);
         }
         if self.usable().next().is_none() {
             self.set_state(DeviceState::Online, "connected");
@@ -362,16 +302,9 @@ impl Device {
     }
 
     fn next_write(&mut self, now: Now) -> Option<Effect> {
-        let (name, value) = self.usable().find_map(|(name, property)| match &property.desired {
-            Desired::Pending { value, not_before, .. } if *not_before <= now.instant => {
-                Some((name.clone(), value.clone()))
-            }
-            Desired::Pending { .. }
-            | Desired::None
-            | Desired::Refused(_)
-            | Desired::Unknown(_)
-            | Desired::Applied { .. } => None,
-        })?;
+        let (name, value) = self
+            .usable()
+            .find_map(|(name, property)| Some((name.clone(), property.to_write(now)?.clone())))?;
         self.writing = Some(name.clone());
         Some(Effect::Write { property: name, value })
     }
@@ -382,7 +315,7 @@ impl Device {
             .filter(|(_, property)| property.due <= now.instant)
             .map(|(name, property)| ReadRequest {
                 property: name.clone(),
-                desired: property.desired.to_compare(),
+                desired: property.to_compare().cloned(),
             })
             .collect();
         (!due.is_empty()).then_some(Effect::Read(due))
@@ -403,11 +336,7 @@ impl Device {
             match result {
                 Ok(reading) => {
                     answered = true;
-                    if std::mem::take(&mut property.failing) {
-                        info!(property = name, "property is read again");
-                    }
-                    property.compare(&name, &reading, now);
-                    property.last = Some((reading.value, now.unix_ms));
+                    property.read(&name, reading, now);
                     samples.extend(property.sample(&name, spec));
                 }
                 Err(DriverError::Lost(reason)) => lost = Some(reason),
@@ -434,35 +363,9 @@ impl Device {
         else {
             return;
         };
-        let Desired::Pending { value, backoff, .. } = property.desired.clone() else { return };
-        property.desired_since_ms = now.unix_ms;
-        let mut lost = None;
-        property.desired = match result {
-            Ok(()) => {
-                info!(property = name, %value, "desired value written");
-                property.due = now.instant;
-                Desired::Applied { value, unverified: true }
-            }
-            Err(DriverError::Refused(reason)) => {
-                warn!(property = name, %value, reason, "desired value refused by the driver");
-                Desired::Refused(reason)
-            }
-            Err(DriverError::Failed(reason)) => {
-                let delay = rewrite_delay(backoff, &mut self.seed);
-                warn!(property = name, %value, reason, ?delay, "write failed, will be tried again");
-                Desired::Pending {
-                    value,
-                    not_before: now.instant + delay,
-                    backoff: backoff.saturating_add(1),
-                    reason: Some(reason),
-                }
-            }
-            Err(DriverError::Lost(reason)) => {
-                lost = Some(reason.clone());
-                Desired::Pending { value, not_before: now.instant, backoff, reason: Some(reason) }
-            }
-        };
-        if !matches!(property.desired, Desired::Applied { .. }) {
+        let lost = property.written(&name, result, &mut self.seed, now);
+        // An applied value is reported with its read-back, which comes next.
+        if !property.is_applied() {
             let sample = property.sample(&name, spec);
             self.queue.extend(sample.map(|sample| Effect::Report(vec![sample])));
         }
@@ -497,129 +400,7 @@ impl Device {
     }
 
     fn usable(&self) -> impl Iterator<Item = (&String, &Property)> {
-        self.properties.iter().filter(|(name, _)| {
-            self.spec.properties.get(*name).is_some_and(|spec| spec.problem.is_none())
-        })
-    }
-}
-
-impl Property {
-    fn new(spec: &PropertySpec, now: Now) -> Self {
-        let desired = match spec.desired_value() {
-            None => Desired::None,
-            Some(Ok(value)) => Desired::Unknown(value),
-            Some(Err(reason)) => Desired::Refused(reason),
-        };
-        Self {
-            due: now.instant,
-            desired,
-            desired_since_ms: now.unix_ms,
-            last: None,
-            failing: false,
-        }
-    }
-
-    fn desire_again(&mut self, spec: &PropertySpec, now: Now) {
-        let value = match spec.desired_value() {
-            None => {
-                self.desired = Desired::None;
-                return;
-            }
-            Some(Err(reason)) => {
-                self.desired = Desired::Refused(reason);
-                self.desired_since_ms = now.unix_ms;
-                return;
-            }
-            Some(Ok(value)) => value,
-        };
-        // Only the bounds changed and the value still fits: nothing to do again.
-        if self.desired.value() == Some(&value) {
-            return;
-        }
-        self.desired_since_ms = now.unix_ms;
-        self.desired =
-            Desired::Pending { value, not_before: now.instant, backoff: 0, reason: None };
-    }
-
-    fn compare(&mut self, name: &str, reading: &Reading, now: Now) {
-        match &mut self.desired {
-            Desired::Unknown(value) => {
-                let value = value.clone();
-                self.desired_since_ms = now.unix_ms;
-                self.desired = if reading.holds {
-                    Desired::Applied { value, unverified: false }
-                } else {
-                    let not_before = now.instant;
-                    Desired::Pending { value, not_before, backoff: 0, reason: None }
-                };
-            }
-            Desired::Applied { value, unverified } => {
-                if std::mem::take(unverified) && !reading.holds {
-                    info!(property = name, desired = %value, read = %reading.value,
-                        "the device took the desired value but reads back another");
-                }
-            }
-            Desired::None | Desired::Refused(_) | Desired::Pending { .. } => {}
-        }
-    }
-
-    fn cannot_read(&mut self, name: &str, reason: &str, now: Now) {
-        if std::mem::replace(&mut self.failing, true) {
-            debug!(property = name, reason, "still cannot read");
-        } else {
-            warn!(property = name, reason, "cannot read property");
-        }
-        if let Desired::Unknown(value) = &self.desired {
-            let (value, not_before) = (value.clone(), now.instant);
-            self.desired = Desired::Pending { value, not_before, backoff: 0, reason: None };
-        }
-    }
-
-    /// The last reading, for a property that is reported and was read.
-    fn sample(&self, name: &str, spec: &PropertySpec) -> Option<Sample> {
-        let (value, at_ms) = self.last.clone().filter(|_| spec.report)?;
-        let desired = spec.desired.as_ref().and_then(|text| {
-            let (state, reason) = self.desired.state()?;
-            let since_ms = self.desired_since_ms;
-            Some(ObservedDesired { text: text.clone(), state, reason, since_ms })
-        });
-        Some(Sample { property: name.to_owned(), value, at_ms, desired })
-    }
-}
-
-impl Desired {
-    fn value(&self) -> Option<&Value> {
-        match self {
-            Self::Unknown(value) | Self::Pending { value, .. } | Self::Applied { value, .. } => {
-                Some(value)
-            }
-            Self::None | Self::Refused(_) => None,
-        }
-    }
-
-    fn to_compare(&self) -> Option<Value> {
-        match self {
-            Self::Unknown(value) | Self::Applied { value, unverified: true } => Some(value.clone()),
-            Self::None | Self::Refused(_) | Self::Pending { .. } | Self::Applied { .. } => None,
-        }
-    }
-
-    const fn not_before(&self) -> Option<Instant> {
-        match self {
-            Self::Pending { not_before, .. } => Some(*not_before),
-            Self::None | Self::Refused(_) | Self::Unknown(_) | Self::Applied { .. } => None,
-        }
-    }
-
-    fn state(&self) -> Option<(&'static str, Option<String>)> {
-        match self {
-            Self::None => None,
-            Self::Refused(reason) => Some(("refused", Some(reason.clone()))),
-            Self::Unknown(_) => Some(("pending", None)),
-            Self::Pending { reason: None, .. } => Some(("pending", None)),
-            Self::Pending { reason, .. } => Some(("failed", reason.clone())),
-            Self::Applied { .. } => Some(("applied", None)),
-        }
+        self.properties.iter().filter(|(_, property)| property.usable)
     }
 }
 
@@ -633,11 +414,6 @@ fn next_due(anchor: Instant, cycle: Duration, now: Instant) -> Instant {
 fn cycles_between(due: Instant, now: Instant, cycle: Duration) -> u64 {
     let late = now.saturating_duration_since(due).as_nanos();
     u64::try_from(late / cycle.as_nanos().max(1)).unwrap_or(u64::MAX)
-}
-
-fn rewrite_delay(attempt: u32, seed: &mut u64) -> Duration {
-    let plain = REWRITE_BASE.saturating_mul(1 << attempt.min(16)).min(REWRITE_CAP);
-    plain.mul_f64(0.8 + 0.4 * unit(seed))
 }
 
 #[cfg(test)]

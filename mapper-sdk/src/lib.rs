@@ -76,6 +76,7 @@ mod entry;
 mod fleet;
 mod link;
 mod mapper;
+mod property;
 mod reports;
 mod server;
 mod socket;

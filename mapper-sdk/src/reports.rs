@@ -10,10 +10,7 @@ use std::{
 use dmi_proto::v1beta1 as dmi;
 use tokio::sync::Notify;
 
-use crate::{
-    device::{DeviceState, Sample},
-    spec::ObjectId,
-};
+use crate::{device::DeviceState, property::Sample, spec::ObjectId};
 
 /// Twins in one call. Keeps a message below gRPC's usual 4 MiB even with long values.
 const MAX_TWINS: usize = 1000;
@@ -216,7 +213,7 @@ fn twin(sample: Sample) -> dmi::Twin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{device::ObservedDesired, value::Value};
+    use crate::{property::ObservedDesired, value::Value};
 
     fn id(name: &str) -> ObjectId {
         ObjectId::new("default", name).unwrap()

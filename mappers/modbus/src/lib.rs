@@ -64,6 +64,7 @@ pub mod codec;
 pub mod config;
 mod driver;
 pub mod plan;
+mod shape;
 mod transport;
 
 pub use driver::{Connection, Modbus};

@@ -52,6 +52,12 @@ pub fn seed() -> u64 {
     }) | 1
 }
 
+/// How often the story of the cut link cuts it: `$KEDGE_E2E_CUTS`, or few enough for every day.
+#[must_use]
+pub fn cuts() -> u64 {
+    read("KEDGE_E2E_CUTS").and_then(|cuts| cuts.parse().ok()).unwrap_or(6)
+}
+
 /// The repository.
 #[must_use]
 pub fn repository() -> &'static Path {

@@ -3,13 +3,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use crate::port;
+use crate::{port, wait};
 
 /// How long a blocked thread may take to see that the wire has changed.
 const TICK: Duration = Duration::from_millis(20);
+
+/// Read at once, at most.
+const CHUNK: usize = 16 * 1024;
 
 /// A proxy on a port of its own. Ends with its owner.
 pub struct Wire {
@@ -146,7 +149,7 @@ impl Wire {
         state.rate = None;
     }
 
-    /// Each read from one end waits so long before it reaches the other.
+    /// Every byte is under way for so long.
     pub fn delay(&self, delay: Duration) {
         self.state().delay = delay;
     }
@@ -231,38 +234,35 @@ fn accept(listener: &TcpListener, target: u16, state: &Arc<Mutex<State>>) {
     }
 }
 
-/// Carries one way of one connection until either end closes or the wire is cut.
-fn carry(number: u64, way: Way, mut from: TcpStream, mut to: TcpStream, state: &Mutex<State>) {
+/// Carries one way of one connection until either end closes or the wire is cut. Reading and writing
+/// are two threads, so that a delay is one of distance: bytes are under way together.
+fn carry(number: u64, way: Way, mut from: TcpStream, mut to: TcpStream, state: &Arc<Mutex<State>>) {
     let _ = to.set_nodelay(true);
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        // While silent nothing is read either: the sender's window fills, as on a dead link.
-        let (delay, rate) = loop {
-            let state = lock(state);
-            if state.closed {
+    let (Ok(source), Ok(sink)) = (from.try_clone(), to.try_clone()) else { return };
+    // Short: what a throttled wire cannot carry stays with the sender.
+    let (sender, under_way) = mpsc::sync_channel::<(Instant, Vec<u8>)>(64);
+    let shared = Arc::clone(state);
+    let reading = std::thread::spawn(move || {
+        while let Some((delay, rate)) = wait_until_carrying(number, &shared) {
+            let mut bytes = vec![0; rate.map_or(CHUNK, |rate| (rate as usize / 50).clamp(1, CHUNK))];
+            let Ok(length @ 1..) = from.read(&mut bytes) else { return };
+            bytes.truncate(length);
+            if sender.send((wait::now() + delay, bytes)).is_err() {
                 return;
             }
-            if state.mode != Mode::Silent && number >= state.forgotten_before {
-                break (state.delay, state.rate);
+            if rate.is_some() {
+                std::thread::sleep(TICK);
             }
-            drop(state);
-            std::thread::sleep(TICK);
-        };
-        let most = rate.map_or(buffer.len(), |rate| (rate as usize / 50).clamp(1, buffer.len()));
-        let Ok(length @ 1..) = from.read(&mut buffer[..most]) else { break };
-        if rate.is_some() {
-            std::thread::sleep(TICK);
         }
-        std::thread::sleep(delay);
-        // It may have gone silent while this thread waited for bytes: they must not slip through.
-        while {
-            let state = lock(state);
-            !state.closed && (state.mode == Mode::Silent || number < state.forgotten_before)
-        } {
-            std::thread::sleep(TICK);
+    });
+    for (due, bytes) in under_way {
+        std::thread::sleep(due.saturating_duration_since(wait::now()));
+        // It may have gone silent meanwhile: nothing must slip through.
+        if wait_until_carrying(number, state).is_none() {
+            break;
         }
-        let (passed, cut) = lock(state).admit(way, length);
-        let written = to.write_all(&buffer[..passed]);
+        let (passed, cut) = lock(state).admit(way, bytes.len());
+        let written = to.write_all(&bytes[..passed]);
         if cut {
             lock(state).cut();
         }
@@ -270,12 +270,27 @@ fn carry(number: u64, way: Way, mut from: TcpStream, mut to: TcpStream, state: &
             break;
         }
     }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
-    let ends = [from.peer_addr().ok(), to.peer_addr().ok()];
-    lock(state).open.retain(|stream| {
-        stream.peer_addr().is_ok_and(|peer| !ends.contains(&Some(peer)))
-    });
+    let _ = source.shutdown(Shutdown::Both);
+    let _ = sink.shutdown(Shutdown::Both);
+    let _ = reading.join();
+    let ends = [source.peer_addr().ok(), sink.peer_addr().ok()];
+    lock(state).open.retain(|stream| stream.peer_addr().is_ok_and(|peer| !ends.contains(&Some(peer))));
+}
+
+/// Waits while the wire carries nothing for this connection; `None` when it never will again. Nothing
+/// is read meanwhile: the sender's window fills, as on a dead link.
+fn wait_until_carrying(number: u64, state: &Mutex<State>) -> Option<(Duration, Option<u32>)> {
+    loop {
+        let state = lock(state);
+        if state.closed {
+            return None;
+        }
+        if state.mode != Mode::Silent && number >= state.forgotten_before {
+            return Some((state.delay, state.rate));
+        }
+        drop(state);
+        std::thread::sleep(TICK);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -342,6 +357,21 @@ mod tests {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"b");
+    }
+
+    #[test]
+    fn a_delay_is_one_of_distance_not_of_rate() {
+        let wire = Wire::to(echo());
+        wire.delay(Duration::from_millis(100));
+        let mut stream = dial(&wire);
+        let start = wait::now();
+        for _ in 0..20 {
+            stream.write_all(b"a").unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stream.read_exact(&mut [0; 20]).unwrap();
+        let took = wait::now() - start;
+        assert!((Duration::from_millis(200)..Duration::from_secs(1)).contains(&took), "{took:?}");
     }
 
     #[test]

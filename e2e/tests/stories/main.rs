@@ -2,7 +2,9 @@
 //!
 //! `e2e/src/world.rs` says what a story can do; `docs` and DESIGN section 2 say what it must find.
 
+mod admit;
 mod first_light;
+mod join;
 mod link;
 mod offline;
 mod restart;

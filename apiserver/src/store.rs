@@ -218,6 +218,11 @@ impl Store {
         self.feed.subscribe(resource)
     }
 
+    /// How many watches follow a resource.
+    pub fn watchers(&self, resource: &str) -> usize {
+        self.feed.watchers(resource)
+    }
+
     /// Changes of every resource from now on, for controllers.
     pub fn subscribe_all(&self) -> broadcast::Receiver<Arc<Change>> {
         self.feed.subscribe_all()

@@ -228,6 +228,11 @@ fn node_cells(node: &Value, age: &Value) -> Vec<Value> {
         or(found.map_or("", |address| text(address, "/address")), "<none>")
     };
     let node_info = |name: &str| or(text(node, &format!("/status/nodeInfo/{name}")), "<unknown>");
+    let mut kernel = text(node, "/status/nodeInfo/kernelVersion").to_owned();
+    let architecture = text(node, "/status/nodeInfo/architecture");
+    if !kernel.is_empty() && !architecture.is_empty() {
+        kernel = format!("{kernel} ({architecture})");
+    }
     vec![
         json!(text(node, "/metadata/name")),
         json!(status),
@@ -237,7 +242,7 @@ fn node_cells(node: &Value, age: &Value) -> Vec<Value> {
         address("InternalIP"),
         address("ExternalIP"),
         node_info("osImage"),
-        node_info("kernelVersion"),
+        or(&kernel, "<unknown>"),
         node_info("containerRuntimeVersion"),
     ]
 }

@@ -258,7 +258,10 @@ impl Watcher {
     fn check_kind(&mut self, gone: bool) {
         let kinds = self.kinds.borrow_and_update();
         let current = kinds.get(&self.kind.group, &self.kind.version, &self.kind.plural);
-        if gone || !current.is_some_and(|current| Arc::ptr_eq(current, &self.kind)) {
+        // While a definition ends its objects go one by one, which the watch still tells.
+        let ending = |kind: &Kind| kind.custom().is_some_and(|custom| custom.terminating);
+        let same = current.is_some_and(|c| Arc::ptr_eq(c, &self.kind) || ending(c));
+        if gone || !same {
             self.finished = true;
         }
         drop(kinds);

@@ -19,6 +19,12 @@ pub fn to_events_v1(mut value: Value) -> Value {
         for (core, events) in RENAMED {
             rename(event, core, events);
         }
+        // Not printed when empty, in this view.
+        for name in ["reportingController", "reportingInstance"] {
+            if event.get(name).is_some_and(|text| text == "") {
+                event.remove(name);
+            }
+        }
         event.insert("apiVersion".into(), json!("events.k8s.io/v1"));
         event.insert("kind".into(), json!("Event"));
     }
@@ -34,6 +40,7 @@ pub fn to_core_v1(mut value: Value) -> Value {
         event.insert("apiVersion".into(), json!("v1"));
         event.insert("kind".into(), json!("Event"));
     }
+    complete(&mut value);
     value
 }
 
@@ -81,6 +88,8 @@ mod tests {
         assert_eq!(events["regarding"]["name"], "d");
         assert_eq!(events["deprecatedCount"], 2);
         assert_eq!(events["reportingController"], "r");
-        assert_eq!(to_core_v1(events), core);
+        let mut complete_core = core;
+        complete(&mut complete_core);
+        assert_eq!(to_core_v1(events), complete_core);
     }
 }

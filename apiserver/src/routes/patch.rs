@@ -201,11 +201,15 @@ fn patched(
     }
     let whole = new.to_string();
     let mut complaints = duplicates.to_vec();
-    complaints.extend(body::normalise(&mut new, kind)?);
     let refuse = |why: String| {
         let cause = Cause::invalid("patch", &json!(whole), &why);
         StatusError::invalid("", "", "", &[cause])
     };
+    // What cannot be decoded is the patch's fault; custom resources say it as for other writes.
+    complaints
+        .extend(body::normalise(&mut new, kind).map_err(|error| {
+            if kind.custom().is_some() { error } else { refuse(error.message) }
+        })?);
     warnings.extend(body::judge(complaints, options, refuse)?);
     Ok(new)
 }

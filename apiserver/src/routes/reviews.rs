@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::path::ResourcePath;
 use super::{Call, body};
 use crate::auth::MASTERS;
+use crate::clock;
 use crate::discovery::REVIEWS;
 use crate::respond::{self, Answer};
 use crate::status::{Cause, Result, StatusError};
@@ -49,6 +50,9 @@ fn review_of(call: &Call, group: &str, kind: &str) -> Result<Answer> {
     review["status"] = status;
     if review.get("metadata").is_none() {
         review["metadata"] = json!({});
+    }
+    if kind == "SelfSubjectReview" {
+        review["metadata"]["creationTimestamp"] = json!(clock::seconds(call.now));
     }
     Ok(respond::json(201, &review))
 }

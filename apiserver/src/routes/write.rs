@@ -65,7 +65,10 @@ fn name_rule(kind: &Kind) -> NameRule {
 }
 
 pub fn invalid(kind: &Kind, object: &Value, causes: &[Cause]) -> StatusError {
-    StatusError::invalid(&kind.group, &kind.kind, meta::text(object, "name"), causes)
+    // Both kinds of events are validated in their stored form, which is of the core group.
+    let events = kind.built_in() == Some(BuiltIn::EventsEvent);
+    let group = if events { "" } else { &kind.group };
+    StatusError::invalid(group, &kind.kind, meta::text(object, "name"), causes)
 }
 
 /// What the decoder of a kind fills in, before ownership of fields is recorded.
@@ -84,6 +87,10 @@ pub fn default(kind: &Kind, object: &mut Value) {
 /// Everything the kind and the metadata rules refuse.
 fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = meta::validate(new, name_rule(kind), kind.namespaced);
+    if matches!(kind.built_in(), Some(BuiltIn::Event | BuiltIn::EventsEvent)) {
+        // Recorders use any prefix that ends up as a good name.
+        causes.retain(|cause| cause.field != "metadata.generateName");
+    }
     if let Some(old) = old {
         causes.extend(meta::validate_update(new, old));
     }
@@ -124,7 +131,13 @@ pub fn prepare_create(
     let namespace = Some(namespace).filter(|_| kind.namespaced);
     meta::prepare_create(object, namespace, &uid, &now, kind.has_generation());
     if !tracked {
+        // A status given on creation belongs to nobody until somebody writes it as such.
+        let status =
+            object.as_object_mut().filter(|_| kind.status).and_then(|o| o.remove("status"));
         managed::track(None, object, kind.schema(), &options.manager, None, &now);
+        if let (Some(status), Some(map)) = (status, object.as_object_mut()) {
+            map.insert("status".into(), status);
+        }
     }
     match kind.built_in() {
         Some(BuiltIn::CustomResourceDefinition) => crd::initial_status(object),

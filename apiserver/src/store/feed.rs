@@ -47,6 +47,10 @@ impl Feed {
         sender.subscribe()
     }
 
+    pub fn watchers(&self, resource: &str) -> usize {
+        self.resources().get(resource).map_or(0, broadcast::Sender::receiver_count)
+    }
+
     /// Publishes one transaction's changes, then the revision they reach: whoever sees revision R
     /// finds every change up to R already in its queue.
     pub fn publish(&self, changes: &[Arc<Change>], rv: u64) {

@@ -23,7 +23,7 @@ use tonic::Status;
 
 use crate::dmi::mapper::{MapperChange, MapperEvent};
 use crate::dmi::server::{DmiRequest, MapperInfo, ReportedTwin};
-use crate::fleet::{Fleet, Order};
+use crate::fleet::{Accepted, CallOutcome, Fleet, Order};
 use crate::metrics::Metrics;
 use crate::store::{Done, MapperRow, Snapshot, Write};
 use crate::twin::{News, Twins};
@@ -245,6 +245,8 @@ impl Agent {
         }
         while let Some(order) = self.fleet.poll_call(now.instant) {
             self.metrics.mapper_calls.inc();
+            let Accepted { mapper, key, has } = order.meanwhile.clone();
+            self.store(Write::Accepted(mapper, key, has));
             self.effects.push(Effect::Call(order));
         }
         if self.flush_at.is_some_and(|at| now.instant >= at) {
@@ -516,17 +518,17 @@ impl Agent {
                 self.fleet.mapper_down(&name, generation, now.instant);
             }
             MapperChange::Done(outcome) => {
-                if let crate::fleet::CallOutcome::Failed(reason) = &outcome {
+                if let CallOutcome::Refused(reason) | CallOutcome::Unanswered(reason) = &outcome {
                     self.metrics.mapper_call_failures.inc();
                     tracing::warn!(
                         mapper = name,
                         reason,
-                        "mapper refused a call; it is tried again"
+                        "call to mapper failed; it is tried again"
                     );
                 }
-                let accepted = self.fleet.done(&name, generation, outcome, now.instant);
-                if let Some(accepted) = accepted {
-                    self.store(Write::Accepted(accepted.mapper, accepted.key, accepted.version));
+                let accepted = self.fleet.done(&name, generation, &outcome, now.instant);
+                if let Some(Accepted { mapper, key, has }) = accepted {
+                    self.store(Write::Accepted(mapper, key, has));
                 }
             }
         }

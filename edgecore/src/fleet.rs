@@ -21,8 +21,8 @@ use hub_proto::id::{DeviceId, ObjectKey, ObjectKind};
 use prost::Message;
 
 use crate::dmi::convert::{self, StateReporting};
-use crate::store::MapperRow;
-use mapper::{Mapper, Step};
+use crate::store::{Has, MapperRow};
+use mapper::{Mapper, Step, Verb};
 
 pub use mapper::{CallOutcome, Health};
 
@@ -60,6 +60,8 @@ pub struct Order {
     pub generation: u64,
     /// What to call.
     pub call: Call,
+    /// What is known until it is answered; to be recorded.
+    pub meanwhile: Accepted,
 }
 
 /// What a registering mapper is told.
@@ -69,8 +71,8 @@ pub struct Answer {
     pub models: Vec<dmi::DeviceModel>,
     /// Devices, merged with their models.
     pub devices: Vec<dmi::Device>,
-    /// What the mapper has accepted by taking the answer.
-    pub accepted: Vec<(ObjectKey, u64)>,
+    /// What the mapper has by taking the answer.
+    pub accepted: Vec<(ObjectKey, Has)>,
 }
 
 /// What is known about one device.
@@ -94,15 +96,15 @@ struct HeldModel {
     problem: Option<String>,
 }
 
-/// A change that a call brought about, to be recorded.
+/// What a mapper has of an object now, to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The mapper's name.
     pub mapper: String,
     /// The object.
     pub key: ObjectKey,
-    /// The version it has now; `None` if it has it no longer.
-    pub version: Option<u64>,
+    /// What it has of it; `None` if it does not have it.
+    pub has: Option<Has>,
 }
 
 /// See the module documentation.
@@ -290,7 +292,7 @@ impl Fleet {
     pub fn restore(
         &mut self,
         row: MapperRow,
-        accepted: Vec<(ObjectKey, u64)>,
+        accepted: Vec<(ObjectKey, Has)>,
         now: Instant,
     ) -> u64 {
         self.generations += 1;
@@ -360,7 +362,7 @@ impl Fleet {
                 return answer;
             }
             answer.models.push(told);
-            answer.accepted.push((key.clone(), model.version));
+            answer.accepted.push((key.clone(), Has::Version(model.version)));
         }
         for (id, held) in &self.devices {
             let key = id.object_key();
@@ -371,7 +373,7 @@ impl Fleet {
                 return answer;
             }
             answer.devices.push(told);
-            answer.accepted.push((key, version));
+            answer.accepted.push((key, Has::Version(version)));
         }
         answer
     }
@@ -391,29 +393,29 @@ impl Fleet {
         }
     }
 
-    /// A call has ended. Returns what the mapper has now, if it changed.
+    /// A call has ended. Returns what the mapper has now.
     pub fn done(
         &mut self,
         name: &str,
         generation: u64,
-        outcome: CallOutcome,
+        outcome: &CallOutcome,
         now: Instant,
     ) -> Option<Accepted> {
         let mapper = self.current(name, generation)?;
         let (key, accepted) = mapper.done(outcome, now)?;
-        let Some(version) = accepted else {
-            return None; // owed again when its delay is over
-        };
-        self.mark(name, &key);
-        // Devices that waited for their model can go now.
-        if key.kind() == ObjectKind::DeviceModel {
-            let users: Vec<DeviceId> =
-                self.users.get(&key).into_iter().flatten().cloned().collect();
-            for id in users {
-                self.mark(name, &id.object_key());
+        let has = mapper.accepted.get(&key).copied();
+        if accepted {
+            self.mark(name, &key);
+            // Devices that waited for their model can go now.
+            if key.kind() == ObjectKind::DeviceModel {
+                let users = self.users.get(&key).into_iter().flatten();
+                let users: Vec<DeviceId> = users.cloned().collect();
+                for id in users {
+                    self.mark(name, &id.object_key());
+                }
             }
         }
-        Some(Accepted { mapper: name.to_owned(), key, version })
+        Some(Accepted { mapper: name.to_owned(), key, has })
     }
 
     /// The next call that is due, of any mapper.
@@ -437,35 +439,34 @@ impl Fleet {
             let (step, key) = mapper.owed.pop_first()?;
             let mapper = self.mappers.get(name)?;
             // Things may have changed since it was marked: look again.
-            let Some((current, version)) = self.step(mapper, &key) else { continue };
+            let Some((current, verb)) = self.step(mapper, &key) else { continue };
             if current != step {
                 self.mark(name, &key);
                 continue;
             }
-            let Some(call) = self.call(mapper, current, &key) else { continue };
+            let Some(call) = self.call(verb, &key) else { continue };
             let mapper = self.mappers.get_mut(name)?;
-            mapper.begin(key, version);
-            return Some(Order { mapper: name.to_owned(), generation: mapper.generation, call });
+            let has = Some(mapper.begin(key.clone(), verb));
+            let (name, generation) = (name.to_owned(), mapper.generation);
+            let meanwhile = Accepted { mapper: name.clone(), key, has };
+            return Some(Order { mapper: name, generation, call, meanwhile });
         }
     }
 
-    fn call(&self, mapper: &Mapper, step: Step, key: &ObjectKey) -> Option<Call> {
-        let known = mapper.accepted.contains_key(key);
-        Some(match (step, key.device_id()) {
-            (Step::RemoveDevice, Some(id)) => Call::RemoveDevice(id),
-            (Step::Device, Some(id)) => {
-                let (told, _) = self.told(&id, self.devices.get(&id)?).ok()?;
-                if known { Call::UpdateDevice(told) } else { Call::RegisterDevice(told) }
-            }
-            (Step::Model, None) => {
-                let told = convert::model(key, &self.models.get(key)?.spec);
-                if known { Call::UpdateModel(told) } else { Call::CreateModel(told) }
-            }
-            (Step::RemoveModel, None) => Call::RemoveModel(key.clone()),
-            (Step::RemoveDevice | Step::Device, None)
-            | (Step::Model | Step::RemoveModel, Some(_)) => {
-                return None;
-            }
+    fn call(&self, verb: Verb, key: &ObjectKey) -> Option<Call> {
+        let Some(id) = key.device_id() else {
+            let told = || Some(convert::model(key, &self.models.get(key)?.spec));
+            return Some(match verb {
+                Verb::Offer(_) => Call::CreateModel(told()?),
+                Verb::Update(_) => Call::UpdateModel(told()?),
+                Verb::Remove => Call::RemoveModel(key.clone()),
+            });
+        };
+        let told = || Some(self.told(&id, self.devices.get(&id)?).ok()?.0);
+        Some(match verb {
+            Verb::Offer(_) => Call::RegisterDevice(told()?),
+            Verb::Update(_) => Call::UpdateDevice(told()?),
+            Verb::Remove => Call::RemoveDevice(id),
         })
     }
 
@@ -520,7 +521,8 @@ impl Fleet {
         let offer = self.devices.get(id)?.offer?;
         let key = id.object_key();
         let mut mappers = self.mappers.values();
-        let mapper = mappers.find(|mapper| mapper.accepted.get(&key) == Some(&offer))?;
+        let mapper =
+            mappers.find(|mapper| mapper.accepted.get(&key) == Some(&Has::Version(offer)))?;
         Some(&mapper.row.name)
     }
 
@@ -573,23 +575,28 @@ impl Fleet {
         }
     }
 
-    /// What is to be done about one object at one mapper, and the version it has afterwards.
-    fn step(&self, mapper: &Mapper, key: &ObjectKey) -> Option<(Step, Option<u64>)> {
-        let has = mapper.accepted.get(key);
-        match (self.wanted(mapper, key), key.device_id()) {
-            (Wanted::AsItIs, _) => None,
-            (Wanted::Nothing, Some(_)) => has.map(|_| (Step::RemoveDevice, None)),
-            (Wanted::Nothing, None) => has.map(|_| (Step::RemoveModel, None)),
-            (Wanted::Version(version), None) => {
-                (has != Some(&version)).then_some((Step::Model, Some(version)))
+    /// What is to be done about one object at one mapper.
+    fn step(&self, mapper: &Mapper, key: &ObjectKey) -> Option<(Step, Verb)> {
+        let has = mapper.accepted.get(key).copied();
+        let device = key.device_id();
+        let version = match self.wanted(mapper, key) {
+            Wanted::AsItIs => return None,
+            Wanted::Nothing => {
+                let step = if device.is_some() { Step::RemoveDevice } else { Step::RemoveModel };
+                return has.map(|_| (step, Verb::Remove));
             }
-            (Wanted::Version(version), Some(id)) => {
-                let model = self.devices.get(&id).and_then(|held| model_key(&id, &held.spec))?;
-                let model_version = self.models.get(&model)?.version;
-                let ready = mapper.accepted.get(&model) == Some(&model_version);
-                (has != Some(&version) && ready).then_some((Step::Device, Some(version)))
-            }
-        }
+            Wanted::Version(version) => version,
+        };
+        let verb = match has {
+            Some(Has::Version(current)) if current == version => return None,
+            Some(Has::Version(_) | Has::Some) => Verb::Update(version),
+            Some(Has::Maybe(_)) | None => Verb::Offer(version),
+        };
+        let Some(id) = device else { return Some((Step::Model, verb)) };
+        let model = self.devices.get(&id).and_then(|held| model_key(&id, &held.spec))?;
+        let model_version = self.models.get(&model)?.version;
+        let ready = mapper.accepted.get(&model) == Some(&Has::Version(model_version));
+        ready.then_some((Step::Device, verb))
     }
 
     fn mark(&mut self, name: &str, key: &ObjectKey) {

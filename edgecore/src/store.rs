@@ -36,8 +36,20 @@ pub struct Snapshot {
     pub states: Vec<StateRow>,
     /// The mappers.
     pub mappers: Vec<MapperRow>,
-    /// What each mapper has accepted, by its name.
-    pub accepted: BTreeMap<String, Vec<(ObjectKey, u64)>>,
+    /// What each mapper has, by its name.
+    pub accepted: BTreeMap<String, Vec<(ObjectKey, Has)>>,
+}
+
+/// What a mapper has of an object, as far as we know. No entry: it does not have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Has {
+    /// It accepted this version.
+    Version(u64),
+    /// It has the object, and which version is not known: an update was cut off.
+    Some,
+    /// A first offer or a removal was cut off or refused: it may have the object, then in this
+    /// version, or in any if `None`.
+    Maybe(Option<u64>),
 }
 
 /// A property's twin as it is stored.
@@ -113,11 +125,11 @@ pub enum Write {
         states: Vec<StateRow>,
     },
     /// A mapper registered; what it had accepted is replaced.
-    Mapper(MapperRow, Vec<(ObjectKey, u64)>),
+    Mapper(MapperRow, Vec<(ObjectKey, Has)>),
     /// A mapper is forgotten.
     ForgetMapper(String),
-    /// A mapper accepted this version of an object, or its removal.
-    Accepted(String, ObjectKey, Option<u64>),
+    /// What a mapper has of an object; `None` if it does not have it.
+    Accepted(String, ObjectKey, Option<Has>),
 }
 
 /// What became of a write. Failures carry the reason.

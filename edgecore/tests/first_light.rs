@@ -29,7 +29,8 @@ async fn a_node_joins_holds_its_devices_and_reports_what_they_say() {
     assert_eq!(spec.properties[0].desired.as_ref().unwrap().value, "20");
 
     mapper.report("a", "t", "21.5", "1754463538000").await.unwrap();
-    until("value is in the cloud", || cloud.reported("dev/a", "t").as_deref() == Some("21.5")).await;
+    until("value is in the cloud", || cloud.reported("dev/a", "t").as_deref() == Some("21.5"))
+        .await;
     let values = cloud.state().values[&("dev/a".to_owned(), "t".to_owned())].clone();
     assert_eq!(values.reported.unwrap().sampled_ms, Some(1_754_463_538_000));
     assert_eq!(values.kind.as_deref(), Some("float"));

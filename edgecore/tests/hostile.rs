@@ -39,10 +39,8 @@ async fn malformed_requests_are_answered_and_hurt_nobody() {
     let nothing = dmi::MapperRegisterRequest { with_data: true, mapper: None };
     let error = edge.mapper_register(nothing).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
-    let nameless = dmi::MapperRegisterRequest {
-        with_data: true,
-        mapper: Some(dmi::MapperInfo::default()),
-    };
+    let nameless =
+        dmi::MapperRegisterRequest { with_data: true, mapper: Some(dmi::MapperInfo::default()) };
     assert_eq!(edge.mapper_register(nameless).await.unwrap_err().code(), Code::InvalidArgument);
 
     let empty = dmi::Twin { property_name: "t".into(), observed_desired: None, reported: None };
@@ -56,7 +54,10 @@ async fn malformed_requests_are_answered_and_hurt_nobody() {
         (status_of(vec![twin("t", &"9".repeat(70_000))]), Code::InvalidArgument, "bytes"),
         (status_of(vec![twin("t", "1"); 5000]), Code::InvalidArgument, "more than"),
         (
-            dmi::ReportDeviceStatusRequest { device_name: "z".into(), ..status_of(vec![twin("t", "1")]) },
+            dmi::ReportDeviceStatusRequest {
+                device_name: "z".into(),
+                ..status_of(vec![twin("t", "1")])
+            },
             Code::NotFound,
             "dev/z",
         ),

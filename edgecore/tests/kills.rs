@@ -26,7 +26,10 @@ async fn what_was_acked_is_there_after_a_kill_at_any_moment() {
         let held = held(&node);
         for (key, revision) in &acked {
             let found = held.get(&key.to_string()).copied();
-            assert!(found >= Some(*revision), "round {round}: {key} acked {revision}, holds {found:?}");
+            assert!(
+                found >= Some(*revision),
+                "round {round}: {key} acked {revision}, holds {found:?}"
+            );
         }
         node.spawn().await;
     }

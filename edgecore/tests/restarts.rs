@@ -55,7 +55,8 @@ async fn values_that_the_cloud_did_not_confirm_survive_a_kill() {
     wait_for("value is on disk", async || {
         let status = node.status().await;
         tokio::time::sleep(Duration::from_millis(300)).await;
-        (status["store"]["writesWaiting"] == 0 && status["devices"][0]["properties"][0]["reported"] == "41")
+        (status["store"]["writesWaiting"] == 0
+            && status["devices"][0]["properties"][0]["reported"] == "41")
             .then_some(())
     })
     .await;
@@ -155,8 +156,7 @@ async fn a_mapper_that_refuses_or_hangs_on_one_device_gets_the_others_and_then_t
     let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
     let mut other = Mapper::start(node.path(), &node.socket(), "w").await;
     let info = dmi_proto::v1beta1::MapperInfo { protocol: "other".into(), ..other.info() };
-    let request =
-        dmi_proto::v1beta1::MapperRegisterRequest { with_data: true, mapper: Some(info) };
+    let request = dmi_proto::v1beta1::MapperRegisterRequest { with_data: true, mapper: Some(info) };
     other.edge.mapper_register(request).await.unwrap();
     mapper.register().await;
     mapper.state().failing.insert("dev/b".into());

@@ -170,7 +170,7 @@ async fn perform(client: &mut DeviceMapperServiceClient<Connected>, call: Call) 
     match tokio::time::timeout(CALL_DEADLINE, answered).await {
         Ok(Ok(())) => CallOutcome::Accepted,
         Ok(Err(status)) => outcome(&status, removing),
-        Err(_) => CallOutcome::Failed(format!("no answer in {CALL_DEADLINE:?}")),
+        Err(_) => CallOutcome::Unanswered(format!("no answer in {CALL_DEADLINE:?}")),
     }
 }
 
@@ -182,7 +182,16 @@ fn outcome(status: &Status, removing: bool) -> CallOutcome {
         return CallOutcome::Accepted; // gone is gone
     }
     let text: String = status.message().chars().take(300).collect();
-    CallOutcome::Failed(format!("{:?}: {text}", status.code()))
+    let reason = format!("{:?}: {text}", status.code());
+    match status.code() {
+        // What the library says when the connection broke, and what a mapper says about itself.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+            if std::error::Error::source(status).is_some() =>
+        {
+            CallOutcome::Unanswered(reason)
+        }
+        _ => CallOutcome::Refused(reason),
+    }
 }
 
 /// Lets tonic's client use a connection whose end we watch ourselves.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hub_proto::backoff::Backoff;
 use hub_proto::id::ObjectKey;
 
-use crate::store::MapperRow;
+use crate::store::{Has, MapperRow};
 
 /// A mapper may be without a connection for this long, as when it restarts, before its devices'
 /// state is no longer known.
@@ -20,6 +20,9 @@ const HOLD: Duration = Duration::from_millis(300);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
+/// How often a mapper may refuse to remove what it perhaps never had.
+const REMOVALS_OF_A_MAYBE: u32 = 6;
+
 /// What is done about an object at a mapper; in the order in which it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
@@ -29,6 +32,16 @@ pub(super) enum Step {
     RemoveModel,
 }
 
+/// What is asked of a mapper about an object, with the version it is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// Create or register.
+    Offer(u64),
+    /// Update.
+    Update(u64),
+    Remove,
+}
+
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
@@ -36,8 +49,10 @@ pub enum CallOutcome {
     Accepted,
     /// The mapper does not know this call at all.
     Unimplemented,
-    /// It was refused, timed out or did not get through; for this reason.
-    Failed(String),
+    /// The mapper answered that it will not, for this reason.
+    Refused(String),
+    /// There was no answer, for this reason: it may have been done or not.
+    Unanswered(String),
 }
 
 /// Whether a mapper can be reached.
@@ -71,20 +86,34 @@ pub(super) struct Mapper {
     pub(super) row: MapperRow,
     pub(super) generation: u64,
     pub(super) health: Health,
-    pub(super) accepted: BTreeMap<ObjectKey, u64>,
+    pub(super) accepted: BTreeMap<ObjectKey, Has>,
     pub(super) owed: BTreeSet<(Step, ObjectKey)>,
     pub(super) waiting: BTreeMap<ObjectKey, Instant>,
     attempts: BTreeMap<ObjectKey, Backoff>,
-    busy: Option<(ObjectKey, Option<u64>)>,
+    busy: Option<(ObjectKey, Verb)>,
+    /// What the mapper had of the busy call's object before the call.
+    before: Option<Has>,
     down_since: Instant,
     not_before: Option<Instant>,
+}
+
+/// What a mapper has of an object after a call that nobody answered.
+fn unanswered(before: Option<Has>, verb: Verb) -> Has {
+    match (verb, before) {
+        (Verb::Offer(version), None) => Has::Maybe(Some(version)),
+        (Verb::Offer(version), Some(Has::Maybe(Some(had)))) if had == version => {
+            Has::Maybe(Some(version))
+        }
+        (Verb::Offer(_) | Verb::Remove, _) => Has::Maybe(None),
+        (Verb::Update(_), _) => Has::Some,
+    }
 }
 
 impl Mapper {
     pub(super) fn new(
         row: MapperRow,
         generation: u64,
-        accepted: BTreeMap<ObjectKey, u64>,
+        accepted: BTreeMap<ObjectKey, Has>,
         now: Instant,
     ) -> Self {
         let health = if row.address.is_empty() { Health::Deaf } else { Health::Down };
@@ -97,6 +126,7 @@ impl Mapper {
             waiting: BTreeMap::new(),
             attempts: BTreeMap::new(),
             busy: None,
+            before: None,
             down_since: now,
             not_before: None,
         }
@@ -121,6 +151,7 @@ impl Mapper {
             self.health = Health::Down;
             self.down_since = now;
         }
+        self.before = None;
         self.busy.take().map(|(key, _)| key)
     }
 
@@ -135,38 +166,65 @@ impl Mapper {
             && (!self.owed.is_empty() || self.waiting.values().any(|at| *at <= now))
     }
 
-    pub(super) fn begin(&mut self, key: ObjectKey, version: Option<u64>) {
-        self.busy = Some((key, version));
+    /// A call goes out. From now on until it is answered we know less about what the mapper has; what
+    /// that is, is returned.
+    pub(super) fn begin(&mut self, key: ObjectKey, verb: Verb) -> Has {
+        let has = unanswered(self.accepted.get(&key).copied(), verb);
+        self.before = self.accepted.insert(key.clone(), has);
+        self.busy = Some((key, verb));
+        has
     }
 
-    /// Returns the object, and what the mapper has of it now if the call was accepted.
+    /// Returns the object, and whether the call did what was wanted. What the mapper has of it now
+    /// stands in `accepted`.
     pub(super) fn done(
         &mut self,
-        outcome: CallOutcome,
+        outcome: &CallOutcome,
         now: Instant,
-    ) -> Option<(ObjectKey, Option<Option<u64>>)> {
-        let (key, version) = self.busy.take()?;
+    ) -> Option<(ObjectKey, bool)> {
+        let (key, verb) = self.busy.take()?;
+        let before = self.before.take();
+        let is_device = key.device_id().is_some();
         let accepted = match outcome {
             CallOutcome::Accepted => true,
             // A mapper that knows no models does without; one that knows no devices may be updated.
-            CallOutcome::Unimplemented => key.device_id().is_none(),
-            CallOutcome::Failed(_) => false,
+            CallOutcome::Unimplemented => !is_device,
+            // A released Go mapper answers so, for ever, about a device that it does not have.
+            CallOutcome::Refused(_) => {
+                let attempts = self.attempts.get(&key).map_or(0, Backoff::attempts);
+                verb == Verb::Remove
+                    && matches!(before, Some(Has::Maybe(_)))
+                    && attempts >= REMOVALS_OF_A_MAYBE
+            }
+            CallOutcome::Unanswered(_) => false,
+        };
+        let has = match (accepted, verb) {
+            (true, Verb::Remove) => None,
+            (true, Verb::Update(version)) => Some(Has::Version(version)),
+            // A Go mapper ignores the offer of a device that it has, in whatever version.
+            (true, Verb::Offer(version)) => Some(match before {
+                Some(Has::Maybe(had)) if is_device && had != Some(version) => Has::Some,
+                Some(_) | None => Has::Version(version),
+            }),
+            // It still has what it had.
+            (false, Verb::Remove) if matches!(outcome, CallOutcome::Refused(_)) => before,
+            (false, _) => Some(unanswered(before, verb)),
+        };
+        match has {
+            Some(has) => self.accepted.insert(key.clone(), has),
+            None => self.accepted.remove(&key),
         };
         if accepted {
             self.attempts.remove(&key);
-            match version {
-                Some(version) => self.accepted.insert(key.clone(), version),
-                None => self.accepted.remove(&key),
-            };
-            return Some((key, Some(version)));
+        } else {
+            let seed = self.generation;
+            let backoff = self
+                .attempts
+                .entry(key.clone())
+                .or_insert_with(|| Backoff::new(FIRST_RETRY, LAST_RETRY, seed));
+            self.waiting.insert(key.clone(), now + backoff.next_delay());
         }
-        let seed = self.generation;
-        let backoff = self
-            .attempts
-            .entry(key.clone())
-            .or_insert_with(|| Backoff::new(FIRST_RETRY, LAST_RETRY, seed));
-        self.waiting.insert(key.clone(), now + backoff.next_delay());
-        Some((key, None))
+        Some((key, accepted))
     }
 
     /// Sets what is owed of an object. A change is owed at once, whatever was tried before.

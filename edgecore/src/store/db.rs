@@ -8,7 +8,7 @@ use hub_proto::message::{Change, ObjectChange};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::rules::{self, Decision, Held};
-use super::{Done, MapperRow, Snapshot, StateRow, TwinRow, Write};
+use super::{Done, Has, MapperRow, Snapshot, StateRow, TwinRow, Write};
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ const MIGRATIONS: &[&str] = &["
     ) WITHOUT ROWID;
     CREATE TABLE accepted (
         mapper TEXT NOT NULL, kind INTEGER NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
-        version INTEGER NOT NULL,
+        has INTEGER NOT NULL, version INTEGER,
         PRIMARY KEY (mapper, kind, namespace, name)
     ) WITHOUT ROWID;
 "];
@@ -184,10 +184,11 @@ impl Database {
                 Ok(())
             },
         )?;
-        let mut accepted: BTreeMap<String, Vec<(ObjectKey, u64)>> = BTreeMap::new();
-        all("SELECT kind, namespace, name, version, mapper FROM accepted", &mut |row| {
+        let mut accepted: BTreeMap<String, Vec<(ObjectKey, Has)>> = BTreeMap::new();
+        all("SELECT kind, namespace, name, has, version, mapper FROM accepted", &mut |row| {
             if let Some(key) = key_at(row, 0)? {
-                accepted.entry(row.get(4)?).or_default().push((key, unsigned(row.get(3)?)));
+                let has = has_from(row.get(3)?, row.get(4)?);
+                accepted.entry(row.get(5)?).or_default().push((key, has));
             }
             Ok(())
         })?;
@@ -304,15 +305,15 @@ fn apply(
                     signed(mapper.registered_ms)
                 ])?;
             db.prepare_cached("DELETE FROM accepted WHERE mapper=?1")?.execute([&mapper.name])?;
-            for (key, version) in accepted {
-                put_accepted(db, &mapper.name, key, *version)?;
+            for (key, has) in accepted {
+                put_accepted(db, &mapper.name, key, *has)?;
             }
         }
         Write::ForgetMapper(name) => {
             db.prepare_cached("DELETE FROM mappers WHERE name=?1")?.execute([name])?;
             db.prepare_cached("DELETE FROM accepted WHERE mapper=?1")?.execute([name])?;
         }
-        Write::Accepted(mapper, key, Some(version)) => put_accepted(db, mapper, key, *version)?,
+        Write::Accepted(mapper, key, Some(has)) => put_accepted(db, mapper, key, *has)?,
         Write::Accepted(mapper, key, None) => {
             db.prepare_cached(
                 "DELETE FROM accepted WHERE mapper=?1 AND kind=?2 AND namespace=?3 AND name=?4",
@@ -443,16 +444,25 @@ fn put_state(db: &Connection, row: &StateRow) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn put_accepted(
-    db: &Connection,
-    mapper: &str,
-    key: &ObjectKey,
-    version: u64,
-) -> rusqlite::Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO accepted VALUES (?1,?2,?3,?4,?5)")?.execute(
-        params![mapper, number(key.kind()), key.namespace(), key.name(), signed(version)],
+fn put_accepted(db: &Connection, mapper: &str, key: &ObjectKey, has: Has) -> rusqlite::Result<()> {
+    let (kind, version) = match has {
+        Has::Version(version) => (0, Some(version)),
+        Has::Some => (1, None),
+        Has::Maybe(version) => (2, version),
+    };
+    db.prepare_cached("INSERT OR REPLACE INTO accepted VALUES (?1,?2,?3,?4,?5,?6)")?.execute(
+        params![mapper, number(key.kind()), key.namespace(), key.name(), kind, version.map(signed)],
     )?;
     Ok(())
+}
+
+fn has_from(kind: i64, version: Option<i64>) -> Has {
+    let version = version.map(unsigned);
+    match (kind, version) {
+        (0, Some(version)) => Has::Version(version),
+        (1, _) => Has::Some,
+        _ => Has::Maybe(version),
+    }
 }
 
 fn keys(db: &Connection, sql: &str) -> rusqlite::Result<Vec<ObjectKey>> {

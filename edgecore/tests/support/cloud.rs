@@ -93,7 +93,8 @@ impl Cloud {
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        self.hub_task = Some(tokio::spawn(serve_hub(listener, self.pki.clone(), self.state.clone())));
+        self.hub_task =
+            Some(tokio::spawn(serve_hub(listener, self.pki.clone(), self.state.clone())));
     }
 
     /// Stops listening and cuts the connection.
@@ -122,14 +123,16 @@ impl Cloud {
 
     /// Writes a token for this cloud.
     pub fn write_token(&self, path: &Path) {
-        let hash: String = Sha256::digest(&self.pki.ca).iter().map(|b| format!("{b:02x}")).collect();
+        let hash: String =
+            Sha256::digest(&self.pki.ca).iter().map(|b| format!("{b:02x}")).collect();
         std::fs::write(path, format!("{hash}.{BEARER}\n")).unwrap();
     }
 
     /// Creates or changes an object; sends it if the edge is here.
     pub fn put(&self, object: serde_json::Value) {
         let key = key_of(&object);
-        let revision: u64 = object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        let revision: u64 =
+            object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
         let mut state = self.state();
         state.objects.insert(key.clone(), (revision, object));
         state.order(Order::Put(key));
@@ -230,7 +233,11 @@ impl State {
                 for (property, values) in report.twins {
                     let device = report.device.to_string();
                     if let Some(value) = &values.reported {
-                        self.value_log.push((device.clone(), property.clone(), value.value.clone()));
+                        self.value_log.push((
+                            device.clone(),
+                            property.clone(),
+                            value.value.clone(),
+                        ));
                     }
                     self.values.insert((device, property), values);
                 }
@@ -276,11 +283,15 @@ async fn session(acceptor: TlsAcceptor, stream: TcpStream, state: Arc<Mutex<Stat
     let mut node = String::new();
     #[expect(clippy::result_large_err, reason = "the library's signature")]
     let check = |request: &http::Request<()>, response: http::Response<()>| {
-        let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        let header =
+            |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
         assert_eq!(header("connectionuse").as_deref(), Some("msg"));
         assert!(header("project_id").is_some() && header("origin").is_none());
         node = header("node_id").unwrap();
-        assert_eq!(request.uri().path(), format!("/e632aba927ea4ac2b575ec1603d56f10/{node}/events"));
+        assert_eq!(
+            request.uri().path(),
+            format!("/e632aba927ea4ac2b575ec1603d56f10/{node}/events")
+        );
         Ok(response)
     };
     let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, check).await else { return };
@@ -363,7 +374,8 @@ async fn serve_enrol(listener: TcpListener, pki: Arc<Pki>) {
         };
         let (status, answer) = if head.starts_with("get /ca.crt ") {
             ("200 OK", pki.ca.to_vec())
-        } else if !head.contains(&format!("authorization: bearer {}", BEARER.to_ascii_lowercase())) {
+        } else if !head.contains(&format!("authorization: bearer {}", BEARER.to_ascii_lowercase()))
+        {
             ("401 Unauthorized", b"token is not valid".to_vec())
         } else {
             ("200 OK", pki.sign(&body))

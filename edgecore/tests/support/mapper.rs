@@ -103,10 +103,17 @@ impl Mapper {
         answer
     }
 
-    pub async fn report(&mut self, device: &str, property: &str, value: &str, at: &str) -> Result<(), Status> {
+    pub async fn report(
+        &mut self,
+        device: &str,
+        property: &str,
+        value: &str,
+        at: &str,
+    ) -> Result<(), Status> {
         let twin = |value: &str, at: &str| dmi::TwinProperty {
             value: value.into(),
-            metadata: [("timestamp".to_owned(), at.to_owned()), ("type".into(), "string".into())].into(),
+            metadata: [("timestamp".to_owned(), at.to_owned()), ("type".into(), "string".into())]
+                .into(),
         };
         let request = dmi::ReportDeviceStatusRequest {
             device_name: device.into(),

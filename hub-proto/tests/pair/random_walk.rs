@@ -3,14 +3,10 @@
 //!
 //! A failing walk shrinks and is printed as the list of its steps. `KEDGE_WALKS=100000` walks longer.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::both_ends::{Pair, device_key, model_key};
 use proptest::prelude::*;
-use support::{Pair, device_key, model_key};
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -108,8 +108,8 @@ fn lease_rules() -> Value {
     ])
 }
 
-/// Applies the objects and returns cloudcore's token. A server without authorization gets none, and
-/// cloudcore then works with the credentials of the kubeconfig at hand.
+/// Applies the objects and returns cloudcore's token. A server that gives service accounts no tokens
+/// gets none of them: nobody would use the roles, and cloudcore works with the kubeconfig at hand.
 ///
 /// # Errors
 /// The API server refuses an object, or never fills the token in.
@@ -118,13 +118,10 @@ pub async fn apply(
     namespace: &str,
     steps: &mut Steps,
 ) -> anyhow::Result<Option<String>> {
-    let groups = cluster
-        .client
-        .list_api_groups()
-        .await
-        .map_err(|error| kubernetes::explain(error, "asking which API groups are served"))?;
-    if !groups.groups.iter().any(|group| group.name == "rbac.authorization.k8s.io") {
-        steps.done("rights: this API server knows no roles; cloudcore gets the kubeconfig's own");
+    if !has_service_accounts(cluster).await? {
+        steps.done(
+            "rights: this API server runs no service accounts; cloudcore gets the kubeconfig's own",
+        );
         return Ok(None);
     }
     for object in objects(namespace) {
@@ -134,6 +131,14 @@ pub async fn apply(
     }
     steps.done(format_args!("rights: ServiceAccount {namespace}/{NAME} and its roles applied"));
     wait_token(cluster, namespace).await.map(Some)
+}
+
+/// Whether the server gives service accounts tokens.
+async fn has_service_accounts(cluster: &Cluster) -> anyhow::Result<bool> {
+    let doing = "asking which core resources are served";
+    let served = cluster.client.list_core_api_resources("v1").await;
+    let served = served.map_err(|error| kubernetes::explain(error, doing))?;
+    Ok(served.resources.iter().any(|resource| resource.name == "serviceaccounts/token"))
 }
 
 async fn apply_one(cluster: &Cluster, object: Value) -> Result<(), kube::Error> {

@@ -88,7 +88,7 @@ impl Removal {
         files.extend([CONFIG_FILE, TOKEN_FILE].map(|name| config_dir.join(name)));
         files
             .extend(["pki/ca.crt", "pki/node.crt", "pki/node.key"].map(|name| data_dir.join(name)));
-        files.extend(databases(data_dir));
+        files.extend(states(data_dir));
         files.insert(run_dir.join("dmi.sock"));
         files.insert(config_dir.join(RECEIPT_FILE));
         let mut directories = receipt.directories.clone();
@@ -128,11 +128,11 @@ impl Removal {
     }
 }
 
-/// The database, its journal, and damaged ones that edgecore set aside.
-fn databases(data_dir: &Path) -> Vec<PathBuf> {
+/// The database with its journal, damaged ones that edgecore set aside, and its lock.
+fn states(data_dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
     entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("edgecore.db"))
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("edgecore."))
         .map(|entry| entry.path())
         .collect()
 }
@@ -177,7 +177,7 @@ mod tests {
         let data = dir.path().join("data");
         let mut receipt = Receipt::default();
         receipt.make_dir(&data, 0o700).unwrap();
-        for name in ["edgecore.db", "edgecore.db-wal", "notes.txt"] {
+        for name in ["edgecore.db", "edgecore.db-wal", "edgecore.lock", "notes.txt"] {
             files::write(&data.join(name), "x", 0o600).unwrap();
         }
         let mut steps = Steps::new("reset", Output::Json);

@@ -206,6 +206,7 @@ fn protocol_of(device: &dmi::Device) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -303,5 +304,97 @@ mod tests {
         assert_eq!(port(&fleet), Ok(json!({"port": 2})));
         assert!(fleet.device(&id("removed")).is_none());
         assert!(fleet.device(&id("added")).is_some());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(u8, u16),
+        Remove(u8),
+        Model(u8),
+        /// A registration whose answer lists these devices; calls may come before the answer.
+        Register(Vec<(u8, u16)>, Vec<(u8, u16)>),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let devices = || proptest::collection::vec((0_u8..4, 0_u16..3), 0..4);
+        prop_oneof![
+            (0_u8..4, 0_u16..3).prop_map(|(d, port)| Step::Put(d, port)),
+            (0_u8..4).prop_map(Step::Remove),
+            (0_u8..2).prop_map(Step::Model),
+            (devices(), devices()).prop_map(|(answer, calls)| Step::Register(answer, calls)),
+        ]
+    }
+
+    /// Device n is of model n % 2.
+    fn nth(n: u8, port: u16) -> dmi::Device {
+        let model = format!("m{}", n % 2);
+        device(&format!("d{n}"), &model, "modbus", &json!({ "port": port }))
+    }
+
+    fn nth_model(n: u8) -> dmi::DeviceModel {
+        model(&format!("m{n}"), &[("temp", "FLOAT", "ReadOnly", "", "")])
+    }
+
+    proptest! {
+        /// Whoever performs the changes, and nothing else, runs exactly what is wanted: each device
+        /// with its newest spec, as soon as its model is there.
+        #[test]
+        fn performing_the_changes_runs_what_is_wanted(steps in proptest::collection::vec(step(), 0..40)) {
+            let mut fleet = fleet();
+            let mut running: BTreeMap<ObjectId, Arc<DeviceSpec>> = BTreeMap::new();
+            let mut wanted: BTreeMap<u8, u16> = BTreeMap::new();
+            let mut models: HashSet<u8> = HashSet::new();
+            for step in steps {
+                let changes = match step {
+                    Step::Put(n, port) => {
+                        wanted.insert(n, port);
+                        fleet.put_device(nth(n, port)).unwrap()
+                    }
+                    Step::Remove(n) => {
+                        wanted.remove(&n);
+                        fleet.remove_device(&id(&format!("d{n}")))
+                    }
+                    Step::Model(n) => {
+                        models.insert(n);
+                        fleet.put_model(nth_model(n)).unwrap()
+                    }
+                    Step::Register(answer, calls) => {
+                        fleet.begin_registration();
+                        let mut changes = Vec::new();
+                        for (n, port) in &calls {
+                            changes.extend(fleet.put_device(nth(*n, *port)).unwrap());
+                        }
+                        // The last mention counts, and a call more than the answer.
+                        wanted = answer.iter().chain(&calls).copied().collect();
+                        models = [0, 1].into();
+                        let answer = answer.iter().map(|(n, port)| nth(*n, *port)).collect();
+                        changes.extend(fleet.reconcile(vec![nth_model(0), nth_model(1)], answer));
+                        changes
+                    }
+                };
+                for change in changes {
+                    match change {
+                        Change::Start(spec) => {
+                            prop_assert!(running.insert(spec.id.clone(), spec).is_none());
+                        }
+                        Change::Update(spec) => {
+                            let old = running.insert(spec.id.clone(), Arc::clone(&spec));
+                            prop_assert!(old.is_some_and(|old| old != spec));
+                        }
+                        Change::Stop(id) => prop_assert!(running.remove(&id).is_some()),
+                    }
+                }
+                let expected: BTreeMap<ObjectId, u16> = wanted
+                    .iter()
+                    .filter(|(n, _)| models.contains(&(*n % 2)))
+                    .map(|(n, port)| (id(&format!("d{n}")), *port))
+                    .collect();
+                let ports: BTreeMap<ObjectId, u16> = running
+                    .iter()
+                    .map(|(id, spec)| (id.clone(), spec.protocol.as_ref().unwrap()["port"].as_u64().unwrap().try_into().unwrap()))
+                    .collect();
+                prop_assert_eq!(ports, expected);
+            }
+        }
     }
 }

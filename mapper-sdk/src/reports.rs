@@ -212,6 +212,8 @@ fn twin(sample: Sample) -> dmi::Twin {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{property::ObservedDesired, value::Value};
 
@@ -312,5 +314,61 @@ mod tests {
         assert_eq!(observed.value, "200");
         assert_eq!(observed.metadata["state"], "refused");
         assert_eq!(observed.metadata["reason"], "200 is above the maximum 90");
+    }
+
+    /// What may happen between a device and edgecore.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(u8, u8, i64),
+        Deliver,
+        Fail,
+        NewEdge,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0_u8..3, 0_u8..3, any::<i64>()).prop_map(|(d, p, v)| Step::Put(d, p, v)),
+            3 => Just(Step::Deliver),
+            2 => Just(Step::Fail),
+            1 => Just(Step::NewEdge),
+        ]
+    }
+
+    proptest! {
+        /// Promise P3: the latest value of every property arrives, and nothing older after it.
+        #[test]
+        fn the_latest_value_of_every_property_arrives_last(steps in proptest::collection::vec(step(), 0..200)) {
+            let mut outbox = Outbox::default();
+            let mut latest = HashMap::new();
+            let mut arrived = HashMap::new();
+            let mut deliver = |report: Option<Report>| {
+                let Some(Report::Twins { id, twins }) = report else { return };
+                for twin in twins {
+                    let key = (id.name().to_owned(), twin.property_name);
+                    arrived.insert(key, twin.reported.unwrap().value);
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Put(device, property, value) => {
+                        let (device, property) = (format!("d{device}"), format!("p{property}"));
+                        outbox.open(&id(&device));
+                        outbox.put_samples(&id(&device), vec![sample(&property, value)]);
+                        latest.insert((device, property), value.to_string());
+                    }
+                    Step::Deliver => deliver(outbox.take()),
+                    Step::Fail => {
+                        if let Some(report) = outbox.take() {
+                            outbox.put_back(&report);
+                        }
+                    }
+                    Step::NewEdge => outbox.owe_everything(),
+                }
+            }
+            while let Some(report) = outbox.take() {
+                deliver(Some(report));
+            }
+            prop_assert_eq!(arrived, latest);
+        }
     }
 }

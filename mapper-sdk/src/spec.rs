@@ -314,6 +314,33 @@ mod tests {
     }
 
     #[test]
+    fn numbers_from_an_upstream_edge_are_floats_and_read_as_what_they_were() {
+        let model = model("m", &[("n", "INT", "ReadOnly", "", "")]);
+        let mut property =
+            crate::testing::property("n", None, 0, &json!({"offset": 0, "scale": 0}));
+        let config = property.visitors.as_mut().unwrap().config_data.as_mut().unwrap();
+        for (key, number) in [("offset", 40_001_f32), ("scale", 0.1)] {
+            let any = config.data.get_mut(key).unwrap();
+            any.type_url = "type.googleapis.com/google.protobuf.FloatValue".to_owned();
+            any.value = [&[0x0d][..], &number.to_le_bytes()].concat();
+        }
+        let device = crate::testing::with(device("d", "m", "p", &json!({})), vec![property]);
+        let spec = resolve(&device, &model);
+        assert_eq!(spec.properties["n"].visitor, json!({"offset": 40001, "scale": 0.1}));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_decoded_is_the_problem_of_its_property() {
+        let model = model("m", &[("n", "INT", "ReadOnly", "", "")]);
+        let mut property = crate::testing::property("n", None, 0, &json!({"offset": 0}));
+        let config = property.visitors.as_mut().unwrap().config_data.as_mut().unwrap();
+        config.data.get_mut("offset").unwrap().type_url = "type.googleapis.com/v1.Pod".to_owned();
+        let device = crate::testing::with(device("d", "m", "p", &json!({})), vec![property]);
+        let problem = resolve(&device, &model).properties["n"].problem.clone().unwrap();
+        assert!(problem.contains("visitors.configData") && problem.contains("offset"), "{problem}");
+    }
+
+    #[test]
     fn a_message_with_nothing_in_it_is_a_device_without_properties() {
         let spec = resolve(
             &dmi::Device { name: "d".into(), ..dmi::Device::default() },

@@ -75,6 +75,22 @@ pub fn check_type(config: &Value, api_version: &str, kind: &str) -> Result<()> {
     Err(StatusError::bad_request(message))
 }
 
+/// Cuts an applied body to what its endpoint writes, for kinds with a status subresource: the main
+/// resource does not write `status`, `/status` writes nothing else.
+pub fn restrict(config: &mut Value, subresource: Option<&str>) {
+    let Value::Object(map) = config else { return };
+    if subresource != Some("status") {
+        map.remove("status");
+        return;
+    }
+    map.retain(|key, _| ["apiVersion", "kind", "metadata", "status"].contains(&key.as_str()));
+    if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
+        metadata.retain(|key, _| {
+            ["name", "namespace", "uid", "resourceVersion", "managedFields"].contains(&key.as_str())
+        });
+    }
+}
+
 /// Applies `config` (a decoded body, unpruned) to `live` (`None`: it is created). `schema` is the
 /// one of the custom resource; built-in kinds pass `None`. `now` is RFC 3339 in seconds.
 ///

@@ -237,6 +237,9 @@ fn the_definitions_of_upstream_are_accepted_and_their_examples_fit() {
 }
 
 proptest! {
+    // Every case compiles the rules of the schema twice.
+    #![proptest_config(ProptestConfig::with_cases(77))]
+
     #[test]
     fn no_definition_panics(
         pointer in prop::sample::select(vec![

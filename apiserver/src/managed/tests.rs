@@ -8,7 +8,13 @@ use crate::decode::{Format, decode};
 
 const NOW: &str = "2026-11-22T12:00:00Z";
 
-fn widget_schema() -> Schema {
+/// Compiled once: its rules take milliseconds.
+fn widget_schema() -> &'static Schema {
+    static SCHEMA: std::sync::LazyLock<Schema> = std::sync::LazyLock::new(read_schema);
+    &SCHEMA
+}
+
+fn read_schema() -> Schema {
     let text = include_str!("../../tests/fixtures/widgets-crd.yaml");
     let crd = decode(text.as_bytes(), Format::Yaml).unwrap().value;
     Schema::parse(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]).unwrap()
@@ -16,7 +22,7 @@ fn widget_schema() -> Schema {
 
 /// What a server does around this module, for one kind and no clock.
 struct Server {
-    schema: Schema,
+    schema: &'static Schema,
     objects: BTreeMap<String, Value>,
 }
 
@@ -36,13 +42,13 @@ impl Server {
             let mut config = decode(body.as_bytes(), Format::Yaml)?.value;
             check_manager(&manager, true, "PatchOptions")?;
             check_type(&config, "golden.example.com/v1", "Widget")?;
-            config.as_object_mut().unwrap().remove("status");
+            restrict(&mut config, None);
             let force = option("force").is_some();
-            apply(live.as_ref(), &config, Some(&self.schema), &manager, None, force, &now)?.object
+            apply(live.as_ref(), &config, Some(self.schema), &manager, None, force, &now)?.object
         } else {
             let mut new = live.clone().unwrap();
             crate::patch::merge(&mut new, &step["body"]);
-            track(live.as_ref(), &mut new, Some(&self.schema), &manager, None, &now);
+            track(live.as_ref(), &mut new, Some(self.schema), &manager, None, &now);
             new
         };
         let object = self.finish(live.as_ref(), object)?;
@@ -132,7 +138,7 @@ fn created_widgets_are_owned_as_recorded() {
         schema.prune(&mut object);
         schema.default(&mut object);
         let now = step["managedFields"][0]["time"].as_str().unwrap();
-        track(None, &mut object, Some(&schema), "raw", None, now);
+        track(None, &mut object, Some(schema), "raw", None, now);
         assert_eq!(object["metadata"]["managedFields"], step["managedFields"], "{}", step["step"]);
     }
 }
@@ -179,10 +185,10 @@ fn free_form_config_and_lists_without_type_are_owned_as_in_3_raw_448_and_449() {
 fn a_manager_of_a_subresource_has_an_entry_of_its_own() {
     let schema = widget_schema();
     let mut live = config(json!({"color":"blue"}));
-    track(None, &mut live, Some(&schema), "raw", None, NOW);
+    track(None, &mut live, Some(schema), "raw", None, NOW);
     let mut new = live.clone();
     new["status"] = json!({"phase":"Up"});
-    track(Some(&live), &mut new, Some(&schema), "raw", Some("status"), NOW);
+    track(Some(&live), &mut new, Some(schema), "raw", Some("status"), NOW);
     let entries = new["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(entries.len(), 2);
     assert_eq!(entries[1]["subresource"], "status");
@@ -190,10 +196,28 @@ fn a_manager_of_a_subresource_has_an_entry_of_its_own() {
 }
 
 #[test]
+fn each_endpoint_applies_what_it_writes_as_in_3_raw_396_and_441() {
+    let whole = json!({"apiVersion":"g/v1","kind":"K","metadata":{"name":"w","labels":{"a":"b"}},
+        "spec":{"a":1},"status":{"b":2}});
+    let (mut main, mut status) = (whole.clone(), whole);
+    restrict(&mut main, None);
+    restrict(&mut status, Some("status"));
+    assert_eq!(
+        main,
+        json!({"apiVersion":"g/v1","kind":"K","metadata":{"name":"w","labels":{"a":"b"}},
+            "spec":{"a":1}})
+    );
+    assert_eq!(
+        status,
+        json!({"apiVersion":"g/v1","kind":"K","metadata":{"name":"w"},"status":{"b":2}})
+    );
+}
+
+#[test]
 fn managed_fields_sent_by_a_client_are_taken_kept_or_reset() {
     let schema = widget_schema();
     let mut live = config(json!({"color":"blue"}));
-    track(None, &mut live, Some(&schema), "raw", None, NOW);
+    track(None, &mut live, Some(schema), "raw", None, NOW);
     let entries = live["metadata"]["managedFields"].clone();
     let with = |fields: Option<Value>| {
         let mut new = live.clone();
@@ -203,7 +227,7 @@ fn managed_fields_sent_by_a_client_are_taken_kept_or_reset() {
                 new["metadata"].as_object_mut().unwrap().remove("managedFields");
             }
         }
-        track(Some(&live), &mut new, Some(&schema), "raw", None, "2027-01-01T00:00:00Z");
+        track(Some(&live), &mut new, Some(schema), "raw", None, "2027-01-01T00:00:00Z");
         new["metadata"].get("managedFields").cloned()
     };
     // 3-devices-raw 099, 101, 103.
@@ -223,18 +247,18 @@ fn kubectl_moves_from_client_side_to_server_side_apply_without_force() {
     let text = applied.to_string();
     applied["metadata"]["annotations"] = json!({LAST_APPLIED: text});
     let mut live = applied;
-    track(None, &mut live, Some(&schema), "kubectl-client-side-apply", None, NOW);
+    track(None, &mut live, Some(schema), "kubectl-client-side-apply", None, NOW);
     let next = config(json!({"color":"red","name":"abc"}));
-    let moved = apply(Some(&live), &next, Some(&schema), "kubectl", None, false, NOW).unwrap();
+    let moved = apply(Some(&live), &next, Some(schema), "kubectl", None, false, NOW).unwrap();
     assert_eq!(moved.object["spec"]["color"], "red");
     let kept = moved.object["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap();
     assert!(kept.contains("red") && kept.ends_with('\n'), "{kept}");
     // Somebody else meanwhile changed the field: that is a conflict.
     let mut changed = live.clone();
     changed["spec"]["color"] = "green".into();
-    track(Some(&live), &mut changed, Some(&schema), "other", None, NOW);
+    track(Some(&live), &mut changed, Some(schema), "other", None, NOW);
     assert_eq!(
-        apply(Some(&changed), &next, Some(&schema), "kubectl", None, false, NOW).unwrap_err().code,
+        apply(Some(&changed), &next, Some(schema), "kubectl", None, false, NOW).unwrap_err().code,
         409
     );
 }
@@ -274,12 +298,12 @@ fn config_maps_are_granular_and_strict() {
 fn the_eleventh_updater_makes_the_oldest_ancient() {
     let schema = widget_schema();
     let mut live = config(json!({"free":{}}));
-    track(None, &mut live, Some(&schema), "m0", None, "2026-01-01T00:00:00Z");
+    track(None, &mut live, Some(schema), "m0", None, "2026-01-01T00:00:00Z");
     for i in 1..15 {
         let mut new = live.clone();
         new["spec"]["free"][format!("k{i}")] = i.into();
         let now = format!("2026-01-01T00:00:{i:02}Z");
-        track(Some(&live), &mut new, Some(&schema), &format!("m{i}"), None, &now);
+        track(Some(&live), &mut new, Some(schema), &format!("m{i}"), None, &now);
         live = new;
     }
     let entries = live["metadata"]["managedFields"].as_array().unwrap();
@@ -351,12 +375,12 @@ proptest! {
     #[test]
     fn applying_twice_changes_nothing(spec in spec(), base in spec()) {
         let schema = widget_schema();
-        let base = apply(None, &config(base), Some(&schema), "base", None, false, NOW).unwrap();
+        let base = apply(None, &config(base), Some(schema), "base", None, false, NOW).unwrap();
         let config = config(spec);
-        let once = apply(Some(&base.object), &config, Some(&schema), "m", None, true, NOW).unwrap();
+        let once = apply(Some(&base.object), &config, Some(schema), "m", None, true, NOW).unwrap();
         let later = "2027-01-01T00:00:00Z";
         let twice =
-            apply(Some(&once.object), &config, Some(&schema), "m", None, false, later).unwrap();
+            apply(Some(&once.object), &config, Some(schema), "m", None, false, later).unwrap();
         prop_assert!(!twice.changed);
         prop_assert_eq!(once.object, twice.object);
     }
@@ -364,9 +388,9 @@ proptest! {
     #[test]
     fn a_forced_apply_takes_what_it_says(a in spec(), b in spec()) {
         let schema = widget_schema();
-        let live = apply(None, &config(a), Some(&schema), "m1", None, false, NOW).unwrap().object;
+        let live = apply(None, &config(a), Some(schema), "m1", None, false, NOW).unwrap().object;
         let forced =
-            apply(Some(&live), &config(b.clone()), Some(&schema), "m2", None, true, NOW).unwrap();
+            apply(Some(&live), &config(b.clone()), Some(schema), "m2", None, true, NOW).unwrap();
         // Every scalar of the config is in the object …
         for key in ["color", "size"] {
             if let Some(value) = b.get(key) {
@@ -374,7 +398,7 @@ proptest! {
             }
         }
         // … and an unforced apply of the same by the new owner has no conflict.
-        let again = apply(Some(&forced.object), &config(b), Some(&schema), "m2", None, false, NOW);
+        let again = apply(Some(&forced.object), &config(b), Some(schema), "m2", None, false, NOW);
         prop_assert!(again.is_ok());
     }
 
@@ -383,15 +407,15 @@ proptest! {
         let schema = widget_schema();
         let one = config(json!({"color": color, "free": {"a": 1}, "tags": ["x"]}));
         let two = config(json!({"size": size, "free": {"b": 1}, "tags": ["y"]}));
-        let live = apply(None, &one, Some(&schema), "m1", None, false, NOW).unwrap().object;
-        let both = apply(Some(&live), &two, Some(&schema), "m2", None, false, NOW).unwrap().object;
+        let live = apply(None, &one, Some(schema), "m1", None, false, NOW).unwrap().object;
+        let both = apply(Some(&live), &two, Some(schema), "m2", None, false, NOW).unwrap().object;
         prop_assert_eq!(
             &both["spec"],
             &json!({"color": color, "size": size, "free": {"a":1,"b":1}, "tags": ["x","y"]})
         );
         // The second leaves: everything of the first stays, nothing of the second.
         let gone = config(json!({"size": size}));
-        let left = apply(Some(&both), &gone, Some(&schema), "m2", None, false, NOW).unwrap().object;
+        let left = apply(Some(&both), &gone, Some(schema), "m2", None, false, NOW).unwrap().object;
         prop_assert_eq!(
             &left["spec"],
             &json!({"color": color, "size": size, "free": {"a":1}, "tags": ["x"]})
@@ -401,12 +425,12 @@ proptest! {
     #[test]
     fn an_update_leaves_exactly_one_owner_of_what_it_changed(a in spec(), b in spec()) {
         let schema = widget_schema();
-        let live = apply(None, &config(a), Some(&schema), "m1", None, false, NOW).unwrap().object;
+        let live = apply(None, &config(a), Some(schema), "m1", None, false, NOW).unwrap().object;
         let mut new = live.clone();
         new["spec"] = b;
-        track(Some(&live), &mut new, Some(&schema), "upd", None, NOW);
+        track(Some(&live), &mut new, Some(schema), "upd", None, NOW);
         let entries = entries_of(&new).unwrap_or_default();
-        let of = Type::of_object(Some(&schema));
+        let of = Type::of_object(Some(schema));
         let brought = walk::compare(of, &without_entries(&live), &without_entries(&new)).brought();
         for path in brought.paths() {
             let owners = entries.iter().filter(|e| e.set.paths().contains(&path)).count();
@@ -417,14 +441,14 @@ proptest! {
     #[test]
     fn field_sets_survive_their_notation(a in spec()) {
         let schema = widget_schema();
-        let set = fields(Type::of_object(Some(&schema)), &config(a));
+        let set = fields(Type::of_object(Some(schema)), &config(a));
         prop_assert_eq!(Set::from_fields(&set.to_fields()), Some(set));
     }
 
     #[test]
     fn nothing_panics_on_any_objects(live in any_json(), body in any_json()) {
         let schema = widget_schema();
-        for schema in [Some(&schema), None] {
+        for schema in [Some(schema), None] {
             let _ = apply(Some(&live), &body, schema, "m", None, true, NOW);
             let _ = apply(None, &body, schema, "m", Some("status"), false, NOW);
             let mut new = body.clone();

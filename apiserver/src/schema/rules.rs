@@ -40,7 +40,8 @@ pub(super) fn compile(schema: &Value, path: &str, causes: &mut Vec<Cause>) -> Op
     }
     let mut alone = bare(schema, true);
     if let Value::Object(map) = &mut alone {
-        map.insert("x-kubernetes-validations".into(), Value::Array(rules.clone()));
+        let rules = rules.iter().map(spelled_for_engine).collect();
+        map.insert("x-kubernetes-validations".into(), Value::Array(rules));
     }
     let compiled = compile_schema(&alone);
     for (i, outcome) in compiled.validations.iter().enumerate() {
@@ -51,6 +52,41 @@ pub(super) fn compile(schema: &Value, path: &str, causes: &mut Vec<Cause>) -> Op
         }
     }
     Some(Rules { compiled })
+}
+
+/// The rule with double negations taken out: the engine reads any run of `!` as one.
+fn spelled_for_engine(rule: &Value) -> Value {
+    let mut rule = rule.clone();
+    for key in ["rule", "messageExpression"] {
+        if let Some(Value::String(text)) = rule.get_mut(key) {
+            *text = without_double_negation(text);
+        }
+    }
+    rule
+}
+
+fn without_double_negation(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut quote: Option<char> = None;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(_), '\\') => {
+                out.push(c);
+                out.extend(chars.next());
+                continue;
+            }
+            (Some(open), _) if c == open => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '!') if chars.peek() == Some(&'!') => {
+                chars.next();
+                continue;
+            }
+            (Some(_) | None, _) => {}
+        }
+        out.push(c);
+    }
+    out
 }
 
 fn check_text(rule: &Value, field: &str, causes: &mut Vec<Cause>) {

@@ -220,7 +220,7 @@ impl Kinds {
         if builtin::GROUPS.contains(&group) {
             versions.push("v1".into());
         }
-        versions.sort_by(|a, b| version_rank(b).cmp(&version_rank(a)));
+        versions.sort_by_key(|version| std::cmp::Reverse(version_rank(version)));
         versions.dedup();
         versions
     }
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn versions_rank_by_stability_then_number() {
         let mut versions = ["v1alpha1", "v2", "v1beta2", "v1", "v10", "foo", "v1beta1"];
-        versions.sort_by(|a, b| version_rank(b).cmp(&version_rank(a)));
+        versions.sort_by_key(|version| std::cmp::Reverse(version_rank(version)));
         assert_eq!(versions, ["v10", "v2", "v1", "v1beta2", "v1beta1", "v1alpha1", "foo"]);
     }
 

@@ -1,5 +1,7 @@
 //! Answers: turning values and errors into HTTP responses.
 
+mod yaml;
+
 use std::convert::Infallible;
 
 use bytes::Bytes;
@@ -49,10 +51,7 @@ pub fn value(code: u16, value: &Value, media: Media, pretty: bool) -> Answer {
             bytes(code, "application/json", text)
         }
         Media::Json => json(code, value),
-        Media::Yaml => {
-            let text = serde_yaml_ng::to_string(value).unwrap_or_else(|_| value.to_string());
-            bytes(code, "application/yaml", text)
-        }
+        Media::Yaml => bytes(code, "application/yaml", yaml::text(value)),
     }
 }
 

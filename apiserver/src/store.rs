@@ -260,6 +260,12 @@ impl Store {
         self.readers.run(read::orphaned).await
     }
 
+    /// Objects whose text contains `word`: a cheap first look before parsing.
+    pub async fn mentioning(&self, word: &str) -> Result<Vec<Key>, ReadError> {
+        let word = word.to_owned();
+        self.readers.run(move |c| read::mentioning(c, &word)).await
+    }
+
     /// Where the object with this uid lives.
     pub async fn find_uid(&self, uid: &str) -> Result<Option<Key>, ReadError> {
         let uid = uid.to_owned();

@@ -94,17 +94,11 @@ impl Collector {
             Ok(keys) => self.dirty.extend(keys),
             Err(error) => tracing::warn!(%error, "could not read the owner index"),
         }
-        match self.api.store.keys(None, "").await {
-            Ok(keys) => {
-                for key in keys {
-                    if let Ok(Some(stored)) = self.api.store.get(&key).await
-                        && (holds(&stored, FOREGROUND) || holds(&stored, ORPHAN))
-                    {
-                        self.dirty.insert(key);
-                    }
-                }
+        for finalizer in [FOREGROUND, ORPHAN] {
+            match self.api.store.mentioning(finalizer).await {
+                Ok(keys) => self.dirty.extend(keys),
+                Err(error) => tracing::warn!(%error, "could not look for finalizers"),
             }
-            Err(error) => tracing::warn!(%error, "could not list all objects"),
         }
     }
 
@@ -193,9 +187,12 @@ impl Collector {
         let mut dead = Vec::new();
         for owner in &owners {
             let found = self.api.store.find_uid(&owner.uid).await?;
-            // An owner in another namespace is no owner.
+            // An owner in another namespace is no owner. What is in no namespace is not deleted for
+            // naming one that is: that mistake would be too expensive.
             let alive = found.is_some_and(|found| {
-                found.namespace.is_empty() || found.namespace == key.namespace
+                found.namespace.is_empty()
+                    || key.namespace.is_empty()
+                    || found.namespace == key.namespace
             });
             if !alive {
                 dead.push(owner.uid.clone());

@@ -226,8 +226,7 @@ fn apply(
 ) -> Result<Value> {
     let kind = &target.kind;
     check_apply(config, target)?;
-    warnings
-        .extend(body::judge(duplicates.to_vec(), options, |why| StatusError::bad_request(why))?);
+    warnings.extend(body::judge(duplicates.to_vec(), options, StatusError::bad_request)?);
     let subresource = write::subresource(write::part(target));
     let now = clock::seconds(call.now);
     let manager = &options.manager;

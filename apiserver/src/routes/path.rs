@@ -140,10 +140,8 @@ mod tests {
     use super::*;
 
     fn resource(path: &str) -> ResourcePath {
-        match parse(path) {
-            Route::Resource(resource) => resource,
-            other => panic!("{path} is {other:?}"),
-        }
+        let Route::Resource(resource) = parse(path) else { panic!("{path} is no resource") };
+        resource
     }
 
     #[test]

@@ -243,6 +243,14 @@ pub fn orphaned(connection: &Connection) -> rusqlite::Result<Vec<Key>> {
     rows.collect()
 }
 
+pub fn mentioning(connection: &Connection, word: &str) -> rusqlite::Result<Vec<Key>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT resource, namespace, name FROM objects WHERE instr(body, CAST(?1 AS BLOB)) > 0",
+    )?;
+    let rows = statement.query_map([word], key)?;
+    rows.collect()
+}
+
 pub fn find_uid(connection: &Connection, uid: &str) -> rusqlite::Result<Option<Key>> {
     let mut statement = connection
         .prepare_cached("SELECT resource, namespace, name FROM objects WHERE uid = ?1 LIMIT 1")?;

@@ -1,5 +1,6 @@
 //! The database file: its tables and how connections to it are set up.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -30,6 +31,11 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) W
 const FORMAT: i64 = 1;
 
 pub fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
+    // It holds secrets: readable by its owner only, and so are the files that SQLite puts beside it.
+    let mut file = std::fs::OpenOptions::new();
+    if let Err(error) = file.write(true).create(true).truncate(false).mode(0o600).open(path) {
+        tracing::debug!(%error, "could not make the database file; SQLite will say why");
+    }
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: a commit that was answered survives a power cut.

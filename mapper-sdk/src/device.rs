@@ -25,6 +25,8 @@ use crate::{
 
 const RECONNECT_BASE: Duration = Duration::from_millis(250);
 const RECONNECT_CAP: Duration = Duration::from_secs(15);
+/// Devices are spread over their cycles, but over no more than this.
+const LONGEST_PHASE: Duration = Duration::from_secs(600);
 
 /// The time of an event: monotonic for schedules, wall clock for samples.
 #[derive(Debug, Clone, Copy)]
@@ -243,13 +245,17 @@ impl Device {
                 self.lose(DeviceState::Offline, &format!("cannot connect: {error}"), now);
             }
             Event::Read(readings) => self.read(readings, now),
-            Event::Written(result) => self.written(result, now),
+            Event::Written(result) => match self.written(result, now) {
+                Some(reason) => self.lose(DeviceState::Offline, &reason, now),
+                None => self.answered(),
+            },
             Event::CallLost(fault) => {
                 let state = match fault {
                     CallFault::Deadline(_) | CallFault::NotConnected => DeviceState::Offline,
                     CallFault::Panic(_) => DeviceState::Unhealthy,
                 };
-                self.writing = None;
+                // A write that broke the call may do so again: it waits like one that failed.
+                self.written(Err(DriverError::lost(&fault)), now);
                 self.lose(state, &fault.to_string(), now);
             }
         }
@@ -288,11 +294,9 @@ impl Device {
 
     fn connected(&mut self, now: Now) {
         self.phase = Phase::Connected;
-        // The schedule of this connection starts somewhere within the last second.
-        self.anchor = now
-            .instant
-            .checked_sub(Duration::from_secs(1).mul_f64(unit(&mut self.seed)))
-            .unwrap_or(now.instant);
+        let longest = self.spec.properties.values().map(|property| property.cycle).max();
+        let phase = longest.unwrap_or_default().min(LONGEST_PHASE).mul_f64(unit(&mut self.seed));
+        self.anchor = now.instant.checked_sub(phase).unwrap_or(now.instant);
         for property in self.properties.values_mut() {
             property.connected(now);
         }
@@ -331,7 +335,11 @@ impl Device {
             else {
                 continue;
             };
-            self.missed_cycles += cycles_between(property.due, now.instant, spec.cycle);
+            let missed = cycles_between(property.due, now.instant, spec.cycle);
+            if missed > 0 {
+                self.missed_cycles += missed;
+                debug!(property = name, missed, "the device is slower than its cycle");
+            }
             property.due = next_due(self.anchor, spec.cycle, now.instant);
             match result {
                 Ok(reading) => {
@@ -342,7 +350,7 @@ impl Device {
                 Err(DriverError::Lost(reason)) => lost = Some(reason),
                 Err(DriverError::Failed(reason) | DriverError::Refused(reason)) => {
                     answered = true;
-                    property.cannot_read(&name, &reason, now);
+                    property.cannot_read(&name, &reason);
                 }
             }
         }
@@ -356,23 +364,18 @@ impl Device {
         }
     }
 
-    fn written(&mut self, result: Result<(), DriverError>, now: Now) {
-        let Some(name) = self.writing.take() else { return };
-        let (Some(property), Some(spec)) =
-            (self.properties.get_mut(&name), self.spec.properties.get(&name))
-        else {
-            return;
-        };
+    /// Takes the outcome of a write. Returns why the connection is lost, if it is.
+    fn written(&mut self, result: Result<(), DriverError>, now: Now) -> Option<String> {
+        let name = self.writing.take()?;
+        let property = self.properties.get_mut(&name)?;
+        let spec = self.spec.properties.get(&name)?;
         let lost = property.written(&name, result, &mut self.seed, now);
         // An applied value is reported with its read-back, which comes next.
         if !property.is_applied() {
             let sample = property.sample(&name, spec);
             self.queue.extend(sample.map(|sample| Effect::Report(vec![sample])));
         }
-        match lost {
-            Some(reason) => self.lose(DeviceState::Offline, &reason, now),
-            None => self.answered(),
-        }
+        lost
     }
 
     fn answered(&mut self) {

@@ -313,6 +313,31 @@ fn a_failed_write_is_tried_again_later_and_a_refused_one_is_not() {
 }
 
 #[test]
+fn a_write_that_breaks_the_driver_every_time_is_tried_ever_more_rarely() {
+    let mut bench = Bench::new(spec(&[("a", property(Some("5")))]));
+    let start = bench.elapsed;
+    while bench.elapsed - start < Duration::from_secs(600) {
+        match bench.poll() {
+            Some(Effect::Connect) => bench.answer(Event::Connected),
+            Some(Effect::Read(requests)) => {
+                let readings = requests.iter().map(|request| bench.reading(request)).collect();
+                bench.answer(Event::Read(readings));
+            }
+            Some(Effect::Write { .. }) => {
+                bench.answer(Event::CallLost(CallFault::Panic("no such register".into())));
+            }
+            Some(_) => {}
+            None => bench.elapsed = bench.device.poll_timeout().unwrap() - bench.start,
+        }
+    }
+    let writes = bench.writes().len();
+    assert!((10..=20).contains(&writes), "{writes} writes in ten minutes");
+    let observed = bench.sample("a").unwrap().desired.clone().unwrap();
+    assert_eq!(observed.state, "failed");
+    assert!(observed.reason.unwrap().contains("panicked"));
+}
+
+#[test]
 fn values_that_break_a_rule_never_reach_the_driver() {
     let mut read_only = property(Some("5"));
     read_only.access = Access::ReadOnly;

@@ -52,12 +52,15 @@ pub(crate) struct Property {
 enum Desired {
     None,
     Refused(String),
-    /// Freshly connected: the next reading decides whether it must be written.
-    Unknown(Value),
+    /// Not known to have reached the device.
     Pending {
         value: Value,
+        /// On a fresh connection: the next reading decides whether it must be written.
+        compare: bool,
         not_before: Instant,
+        /// How often writing it failed.
         attempt: u32,
+        /// Why it failed the last time.
         reason: Option<String>,
     },
     Applied {
@@ -71,7 +74,7 @@ impl Property {
     pub(crate) fn new(spec: &PropertySpec, now: Now) -> Self {
         let desired = match spec.desired_value() {
             None => Desired::None,
-            Some(Ok(value)) => Desired::Unknown(value),
+            Some(Ok(value)) => Desired::pending(value, true, now),
             Some(Err(reason)) => Desired::Refused(reason),
         };
         Self {
@@ -87,22 +90,26 @@ impl Property {
     /// There is a fresh connection: read at once, and find out what the device holds.
     pub(crate) fn connected(&mut self, now: Now) {
         self.due = now.instant;
-        self.desired = match std::mem::replace(&mut self.desired, Desired::None) {
-            Desired::Pending { value, .. } | Desired::Applied { value, .. } => {
-                Desired::Unknown(value)
+        match &mut self.desired {
+            Desired::None | Desired::Refused(_) => {}
+            Desired::Pending { compare, .. } => *compare = true,
+            Desired::Applied { value, .. } => {
+                self.desired = Desired::pending(value.clone(), true, now);
             }
-            other @ (Desired::None | Desired::Refused(_) | Desired::Unknown(_)) => other,
-        };
+        }
     }
 
     /// The value that is to be written now, if any.
     pub(crate) fn to_write(&self, now: Now) -> Option<&Value> {
         match &self.desired {
-            Desired::Pending { value, not_before, .. } if *not_before <= now.instant => Some(value),
+            Desired::Pending { value, compare: false, not_before, .. }
+                if *not_before <= now.instant =>
+            {
+                Some(value)
+            }
             Desired::Pending { .. }
             | Desired::None
             | Desired::Refused(_)
-            | Desired::Unknown(_)
             | Desired::Applied { .. } => None,
         }
     }
@@ -110,17 +117,19 @@ impl Property {
     /// When there is something to do without any event.
     pub(crate) fn next_at(&self) -> Instant {
         match self.desired {
-            Desired::Pending { not_before, .. } => not_before.min(self.due),
-            Desired::None | Desired::Refused(_) | Desired::Unknown(_) | Desired::Applied { .. } => {
-                self.due
-            }
+            Desired::Pending { compare: false, not_before, .. } => not_before.min(self.due),
+            Desired::Pending { .. }
+            | Desired::None
+            | Desired::Refused(_)
+            | Desired::Applied { .. } => self.due,
         }
     }
 
     /// The desired value to compare the next reading with, when that matters.
     pub(crate) fn to_compare(&self) -> Option<&Value> {
         match &self.desired {
-            Desired::Unknown(value) | Desired::Applied { value, unverified: true } => Some(value),
+            Desired::Pending { value, compare: true, .. }
+            | Desired::Applied { value, unverified: true } => Some(value),
             Desired::None
             | Desired::Refused(_)
             | Desired::Pending { .. }
@@ -144,35 +153,31 @@ impl Property {
     ) -> Option<String> {
         let Desired::Pending { value, attempt, .. } = self.desired.clone() else { return None };
         self.desired_since_ms = now.unix_ms;
-        let again = |value, not_before, attempt, reason: &str| Desired::Pending {
-            value,
-            not_before,
-            attempt,
-            reason: Some(reason.to_owned()),
-        };
-        let mut lost = None;
-        self.desired = match result {
+        let (reason, lost) = match result {
             Ok(()) => {
                 info!(property = name, %value, "desired value written");
                 self.due = now.instant;
-                Desired::Applied { value, unverified: true }
+                self.desired = Desired::Applied { value, unverified: true };
+                return None;
             }
             Err(DriverError::Refused(reason)) => {
                 warn!(property = name, %value, reason, "desired value refused by the driver");
-                Desired::Refused(reason)
+                self.desired = Desired::Refused(reason);
+                return None;
             }
-            Err(DriverError::Failed(reason)) => {
-                let delay = rewrite_delay(attempt, seed);
-                warn!(property = name, %value, reason, ?delay, "write failed, will be tried again");
-                again(value, now.instant + delay, attempt.saturating_add(1), &reason)
-            }
-            Err(DriverError::Lost(reason)) => {
-                let desired = again(value, now.instant, attempt, &reason);
-                lost = Some(reason);
-                desired
-            }
+            Err(DriverError::Failed(reason)) => (reason, false),
+            Err(DriverError::Lost(reason)) => (reason, true),
         };
-        lost
+        let delay = rewrite_delay(attempt, seed);
+        warn!(property = name, %value, reason, ?delay, "write failed, will be tried again");
+        self.desired = Desired::Pending {
+            value,
+            compare: false,
+            not_before: now.instant + delay,
+            attempt: attempt.saturating_add(1),
+            reason: Some(reason.clone()),
+        };
+        lost.then_some(reason)
     }
 
     /// Takes a reading.
@@ -203,21 +208,16 @@ impl Property {
             return;
         }
         self.desired_since_ms = now.unix_ms;
-        self.desired =
-            Desired::Pending { value, not_before: now.instant, attempt: 0, reason: None };
+        self.desired = Desired::pending(value, false, now);
     }
 
     fn compare(&mut self, name: &str, reading: &Reading, now: Now) {
         match &mut self.desired {
-            Desired::Unknown(value) => {
-                let value = value.clone();
-                self.desired_since_ms = now.unix_ms;
-                self.desired = if reading.holds {
-                    Desired::Applied { value, unverified: false }
-                } else {
-                    let not_before = now.instant;
-                    Desired::Pending { value, not_before, attempt: 0, reason: None }
-                };
+            Desired::Pending { value, compare, .. } => {
+                if std::mem::take(compare) && reading.holds {
+                    self.desired_since_ms = now.unix_ms;
+                    self.desired = Desired::Applied { value: value.clone(), unverified: false };
+                }
             }
             Desired::Applied { value, unverified } => {
                 if std::mem::take(unverified) && !reading.holds {
@@ -225,20 +225,19 @@ impl Property {
                         "the device took the desired value but reads back another");
                 }
             }
-            Desired::None | Desired::Refused(_) | Desired::Pending { .. } => {}
+            Desired::None | Desired::Refused(_) => {}
         }
     }
 
     /// Takes the failure of a read.
-    pub(crate) fn cannot_read(&mut self, name: &str, reason: &str, now: Now) {
+    pub(crate) fn cannot_read(&mut self, name: &str, reason: &str) {
         if std::mem::replace(&mut self.failing, true) {
             debug!(property = name, reason, "still cannot read");
         } else {
             warn!(property = name, reason, "cannot read property");
         }
-        if let Desired::Unknown(value) = &self.desired {
-            let (value, not_before) = (value.clone(), now.instant);
-            self.desired = Desired::Pending { value, not_before, attempt: 0, reason: None };
+        if let Desired::Pending { compare, .. } = &mut self.desired {
+            *compare = false;
         }
     }
 
@@ -255,11 +254,13 @@ impl Property {
 }
 
 impl Desired {
-    fn value(&self) -> Option<&Value> {
+    const fn pending(value: Value, compare: bool, now: Now) -> Self {
+        Self::Pending { value, compare, not_before: now.instant, attempt: 0, reason: None }
+    }
+
+    const fn value(&self) -> Option<&Value> {
         match self {
-            Self::Unknown(value) | Self::Pending { value, .. } | Self::Applied { value, .. } => {
-                Some(value)
-            }
+            Self::Pending { value, .. } | Self::Applied { value, .. } => Some(value),
             Self::None | Self::Refused(_) => None,
         }
     }
@@ -268,7 +269,6 @@ impl Desired {
         match self {
             Self::None => None,
             Self::Refused(reason) => Some(("refused", Some(reason.clone()))),
-            Self::Unknown(_) => Some(("pending", None)),
             Self::Pending { reason: None, .. } => Some(("pending", None)),
             Self::Pending { reason, .. } => Some(("failed", reason.clone())),
             Self::Applied { .. } => Some(("applied", None)),

@@ -27,6 +27,9 @@ struct Script {
     open: usize,
 }
 
+/// A port whose connect never ends.
+const HANGS: u16 = 13;
+
 #[derive(Clone, Default)]
 struct Scripted(Arc<Mutex<Script>>);
 
@@ -73,9 +76,12 @@ impl Driver for Scripted {
             if script.unplugged {
                 return Err(DriverError::lost("unplugged"));
             }
-            script.open += 1;
             Ok(())
         })?;
+        if address.port == HANGS {
+            std::future::pending::<()>().await;
+        }
+        self.with(|script| script.open += 1);
         Ok(Wire(self.clone()))
     }
 
@@ -318,6 +324,20 @@ async fn a_driver_that_never_answers_is_cut_off_at_its_deadline() {
     edge.until("offline", |record| record.state("d") == Some("offline")).await;
     driver.with(|script| script.hang_on_read = false);
     edge.until("online", |record| record.state("d") == Some("online")).await;
+    mapper.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stuck_device_delays_only_itself() {
+    let (_directory, edge, _driver, mapper) = running(vec![prop("a", None)]).await;
+    let stuck = device("stuck", "m", "scripted", &json!({ "port": HANGS }));
+    edge.register_device(with(stuck, vec![prop("a", None)])).await.unwrap();
+    edge.clear();
+    edge.until("the stuck one offline and the other one as ever", |record| {
+        record.state("stuck") == Some("offline") && record.twin_calls > 5
+    })
+    .await;
+    assert_eq!(edge.record().state("d"), None, "no transition");
     mapper.stop().await.unwrap();
 }
 

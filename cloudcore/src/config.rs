@@ -260,14 +260,26 @@ fn is_host(name: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(label))
 }
 
-/// Reads `10s`, `1h30m`, `250ms`.
+/// Reads `10s`, `1h30m`, `250ms`. A visitor, so that the YAML reader names key and line of a mistake.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
-        serde::de::Error::custom(format!("{text:?} is not a duration like \"10s\""))
-    })?;
-    Duration::try_from(parsed)
-        .map_err(|_| serde::de::Error::custom(format!("{text:?} is less than nothing")))
+    struct Text;
+
+    impl serde::de::Visitor<'_> for Text {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a duration like \"10s\"")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            let duration: Option<jiff::SignedDuration> = text.parse().ok();
+            duration
+                .and_then(|duration| Duration::try_from(duration).ok())
+                .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        }
+    }
+
+    deserializer.deserialize_str(Text)
 }
 
 #[cfg(test)]

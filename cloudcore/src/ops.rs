@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use crate::clock;
 use crate::hub::nodes::Nodes;
 use crate::node_objects::Task;
-use crate::status::book::{Outcome, Target};
+use crate::status::action::{Outcome, Target};
 use crate::stop::Stop;
 
 /// Something that has to be true before cloudcore serves.

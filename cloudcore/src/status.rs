@@ -4,8 +4,10 @@
 //! [`book::Book`] decides (pure); the task here performs: writes in a small pool, confirmations back
 //! to the sessions, the clock.
 
+pub mod action;
 pub mod book;
 pub mod conditions;
+mod deadlines;
 mod seen;
 mod write;
 
@@ -26,7 +28,8 @@ use crate::ops::Metrics;
 use crate::placement::Parked;
 use crate::stop::Stop;
 
-use book::{Book, Verdict};
+use action::Verdict;
+use book::Book;
 pub use seen::{DeviceSeen, ModelSeen, PropertySeen, StatusSeen};
 use write::Writer;
 

@@ -13,7 +13,7 @@ use hub_proto::cloud::Snapshot;
 use hub_proto::id::{NodeName, ObjectKey, ObjectKind};
 use kube::api::ApiResource;
 use kube::core::DynamicObject;
-use kube::runtime::watcher::ExponentialBackoff;
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot};
@@ -30,8 +30,9 @@ const CHANGES: usize = 256;
 /// Objects per list request: parsed pages are the peak of our memory.
 const PAGE: u32 = 100;
 
-/// Pauses after a watch was interrupted.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Pause after a watch was interrupted. Not growing: there are three watches per cloudcore, and an API
+/// server that comes back, or definitions that are installed at last, are to be noticed at once.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Asks for a node's desired state.
 pub struct Subscribe {
@@ -341,10 +342,22 @@ fn watch(client: &Client, scope: Scope) -> BoxStream<'static, Watched> {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    // Short: definitions installed after us are to be noticed, and there are three watches in all.
-    let backoff = ExponentialBackoff::new(PAUSE.0, PAUSE.1, 2.0, true);
-    let events = watcher(api, watcher::Config::default().page_size(PAGE)).backoff(backoff);
+    let events = watcher(api, watcher::Config::default().page_size(PAGE)).backoff(Steady);
     events.map(move |event| (scope.clone(), event)).boxed()
+}
+
+struct Steady;
+
+impl Iterator for Steady {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(PAUSE)
+    }
+}
+
+impl Backoff for Steady {
+    fn reset(&mut self) {}
 }
 
 fn is_missing(error: &watcher::Error) -> bool {

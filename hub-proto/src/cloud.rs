@@ -212,6 +212,13 @@ impl CloudSession {
         self.outbox.owed()
     }
 
+    /// Small control messages that wait to be written. When the wire does not take them, a driver
+    /// should stop reading: what a peer asks must not pile up in our memory.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.confirms.len()
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -2,6 +2,8 @@
 //! repeats and is cut, with answers in any order. After some quiet the edge holds what is desired, and
 //! at no time did it step back to an older revision.
 
+#![expect(clippy::unwrap_used, reason = "a test panics on what it did not expect")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 

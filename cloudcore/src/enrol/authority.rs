@@ -257,14 +257,14 @@ fn has_names(certificate: &X509Certificate<'_>, names: &[String]) -> bool {
         .value
         .general_names
         .iter()
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => match bytes.len() {
-                4 => <[u8; 4]>::try_from(*bytes).ok().map(|a| IpAddr::from(a).to_string()),
-                16 => <[u8; 16]>::try_from(*bytes).ok().map(|a| IpAddr::from(a).to_string()),
-                _ => None,
-            },
-            _ => None,
+        .filter_map(|name| {
+            if let GeneralName::DNSName(name) = name {
+                return Some((*name).to_owned());
+            }
+            let GeneralName::IPAddress(bytes) = name else { return None };
+            let address = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let address = address.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+            address.ok().map(|address| address.to_string())
         })
         .collect();
     let wanted = |name: &String| match name.parse::<IpAddr>() {

@@ -20,9 +20,10 @@ use hub_proto::id::{IdSource, MessageId, NodeName};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
+use tracing::Instrument;
 
 use super::listener::Socket;
-use super::nodes::{Nodes, Place, SessionId};
+use super::nodes::{Nodes, Place};
 use crate::clock;
 use crate::node_objects::NodeEvent;
 use crate::ops::Metrics;
@@ -35,6 +36,8 @@ use crate::watches::{Subscribe, Subscription};
 const CONFIRMS: usize = 1024;
 /// Reports of one connection that status has not taken yet.
 const REPORTS: usize = 256;
+/// Confirmations and lists that the gateway has not taken yet.
+const BACKLOG: usize = 4096;
 /// Bytes handed to the socket before it is flushed.
 const UNFLUSHED: usize = 256 * 1024;
 /// A flush that takes longer means a peer that is gone or stuck.
@@ -69,19 +72,37 @@ pub async fn run(
 ) {
     let session = place.session;
     let span = tracing::info_span!("session", %node, id = session.0);
-    let _guard = Told { hub, node: node.clone(), session };
     let (confirm, confirms) = mpsc::channel(CONFIRMS);
     let up = StatusInput::Connected { node: node.clone(), session, confirm };
     if hub.status.send(up).await.is_err() {
-        return;
+        return; // Status stops, and so does everything else.
     }
     let _ = hub.node_objects.send(NodeEvent::Up { node: node.clone(), session }).await;
-    span.in_scope(|| tracing::info!("connected"));
+    let reason = converse(socket, node.clone(), place, ended, confirms, hub, stop);
+    let reason = reason.instrument(span.clone()).await;
+    span.in_scope(|| tracing::info!(reason, "disconnected"));
+    let _ = hub.status.send(StatusInput::Disconnected { node: node.clone(), session }).await;
+    let _ = hub.node_objects.send(NodeEvent::Down { node, session }).await;
+}
 
-    let Some(subscription) = subscribe(hub, &node).await else { return };
-    let now = clock::now();
+/// The session from snapshot to goodbye; returns why it ended.
+async fn converse(
+    socket: Socket,
+    node: NodeName,
+    place: Place,
+    ended: oneshot::Receiver<()>,
+    confirms: mpsc::Receiver<MessageId>,
+    hub: &Hub,
+    stop: Stop,
+) -> String {
+    tracing::info!("connected");
+    let subscription = tokio::select! {
+        subscription = subscribe(hub, &node) => subscription,
+        () = stop.wait() => None,
+    };
+    let Some(subscription) = subscription else { return "placement has stopped".into() };
     let ids = IdSource::new(rand::random());
-    let mut machine = CloudSession::new(node.clone(), ids, hub.session, now);
+    let mut machine = CloudSession::new(node.clone(), ids, hub.session, clock::now());
     machine.set_desired(subscription.snapshot);
     let mut connection = Connection {
         socket,
@@ -99,26 +120,7 @@ pub async fn run(
     let reason = connection.serve(ended, stop).await;
     connection.show(Some(&reason));
     let _ = timeout(CLOSE_DEADLINE, connection.socket.close(None)).await;
-    span.in_scope(|| tracing::info!(reason, "disconnected"));
-}
-
-/// Says goodbye to status and to the Node object however the connection ends.
-struct Told<'a> {
-    hub: &'a Hub,
-    node: NodeName,
-    session: SessionId,
-}
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        let (node, session) = (self.node.clone(), self.session);
-        let (status, objects) = (self.hub.status.clone(), self.hub.node_objects.clone());
-        // Waiting is not possible here; the task lives as long as both queues need to take it.
-        tokio::spawn(async move {
-            let _ = status.send(StatusInput::Disconnected { node: node.clone(), session }).await;
-            let _ = objects.send(NodeEvent::Down { node, session }).await;
-        });
-    }
+    reason
 }
 
 async fn subscribe(hub: &Hub, node: &NodeName) -> Option<Subscription> {
@@ -227,7 +229,7 @@ impl Connection<'_> {
     ) -> Input {
         let wake = self.machine.poll_timeout().into_iter().chain(flush_by).min();
         let wake = wake.unwrap_or_else(|| clock::now().instant + WRITE_DEADLINE);
-        let reading = self.reports.len() < REPORTS;
+        let reading = self.reports.len() < REPORTS && self.machine.backlog() < BACKLOG;
         let flushing = self.unflushed > 0;
         let socket = &mut self.socket;
         let wire = poll_fn(|cx| {
@@ -325,26 +327,26 @@ impl Connection<'_> {
                     self.reports.push_back(StatusInput::State { node, session, id, report });
                 }
                 Event::Stored { key, revision } => {
-                    tracing::debug!(%node, %key, %revision, "stored on the node");
+                    tracing::debug!(%key, %revision, "stored on the node");
                     if let Some(device) = key.device_id() {
                         self.reports.push_back(StatusInput::Stored { node, device, revision });
                     }
                 }
-                Event::Dropped(key) => tracing::debug!(%node, %key, "dropped by the node"),
+                Event::Dropped(key) => tracing::debug!(%key, "dropped by the node"),
                 Event::Refused { key, reason } => {
-                    tracing::warn!(%node, %key, reason, "not taken by the node");
+                    tracing::warn!(%key, reason, "not taken by the node");
                     self.note(&format!("{key}: {reason}"));
                     if let Some(device) = key.device_id() {
                         self.reports.push_back(StatusInput::Refused { node, device, reason });
                     }
                 }
-                Event::Synced => tracing::info!(%node, "in sync"),
+                Event::Synced => tracing::info!("in sync"),
                 Event::Unreadable(reason) => {
-                    tracing::warn!(%node, reason, "message cannot be read");
+                    tracing::warn!(reason, "message cannot be read");
                     self.hub.metrics.unreadable_messages.inc();
                     self.note(&reason);
                 }
-                Event::Foreign(what) => tracing::debug!(%node, what, "message is not for us"),
+                Event::Foreign(what) => tracing::debug!(what, "message is not for us"),
                 Event::Close(reason) => return Some(reason.to_string()),
             }
         }

@@ -27,9 +27,10 @@ use crate::stop::Stop;
 
 /// From accept to the 101.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// Handshakes at the same time; a stampede after a restart waits in the listen queue, so that those
-/// already connected keep being served.
-const HANDSHAKES: usize = 64;
+/// Handshakes at the same time. A stampede after a restart waits in the listen queue, so that those
+/// already connected keep being served; and it takes this many idle strangers to hold up a gateway,
+/// for one deadline.
+const HANDSHAKES: usize = 512;
 
 /// Accepts gateways until told to stop, then ends every session.
 pub async fn serve(listener: TcpListener, tls: TlsAcceptor, hub: Arc<Hub>, stop: Stop) {
@@ -38,7 +39,12 @@ pub async fn serve(listener: TcpListener, tls: TlsAcceptor, hub: Arc<Hub>, stop:
     loop {
         let slot = tokio::select! {
             () = stop.wait() => break,
-            Some(_) = connections.join_next() => continue,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection ended abnormally");
+                }
+                continue;
+            }
             slot = Arc::clone(&slots).acquire_owned() => slot,
         };
         let Ok(slot) = slot else { break };

@@ -9,114 +9,36 @@
 //! * Properties that left the specification leave the status.
 //!
 //! Bounded by the devices and their properties; of reports that wait for confirmation the newest
-//! [`WAITING`] per device are remembered (an edge sends the others again).
+//! [`record::WAITING`] per device are remembered (an edge sends the others again).
+//!
+//! A little over 500 lines: one state machine whose every part moves the same indexes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod record;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::DataType;
-use crds::value::{MAX_VALUE_BYTES, same};
 use hub_proto::Now;
 use hub_proto::id::{DeviceId, MessageId, NodeName, ObjectKey, Revision};
-use hub_proto::message::{StateReport, TwinReport, TwinValue, TwinValues};
-use serde_json::{Map, Value, json};
+use hub_proto::message::{StateReport, TwinReport};
 
-use super::conditions::{Delivery, Facts, PropertyFact, Reach, Shown};
-use super::seen::{DeviceSeen, ModelSeen, PropertySeen, StatusSeen};
+use super::action::{Action, Outcome, Target, Verdict, Write};
+use super::conditions::Reach;
+use super::deadlines::Deadlines;
+use super::seen::{DeviceSeen, ModelSeen, StatusSeen};
 use crate::hub::nodes::SessionId;
 use crate::placement::Parked;
 
-/// Unconfirmed reports remembered per device.
-const WAITING: usize = 256;
+use record::{ModelTypes, Observed, PAUSE, Record, TooLong};
+
 /// Conditions are written this long after something turned, so that what turns back or turns on at
 /// once (sent, stored, accepted, applied) is one write and not four.
 const SETTLE: Duration = Duration::from_millis(300);
-/// First and longest pause after a failed write.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// A sample time this far in the future is a wrong clock. It is taken as now, so that the clock's
-/// correction does not make every later value look old.
-const AHEAD_MS: u64 = 60_000;
-
-/// The objects that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
-    /// `DeviceStatus.status`
-    Reported,
-    /// `Device.status`
-    Conditions,
-}
-
-/// One write to perform.
-#[derive(Clone, Debug)]
-pub struct Write {
-    /// Which device.
-    pub device: DeviceId,
-    /// Its uid: the owner of a DeviceStatus that has to be made, and the check that it is still the
-    /// same device.
-    pub uid: Arc<str>,
-    /// What to do.
-    pub action: Action,
-}
-
-/// What a write does.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// Merge this into the status of the DeviceStatus, making the object if it is not there.
-    Reported {
-        /// `{"status": {...}}`
-        patch: Value,
-        /// Whether the object is known to be there.
-        exists: bool,
-    },
-    /// Merge this into the status of the Device.
-    Conditions {
-        /// `{"status": {...}}`
-        patch: Value,
-        /// What it shows afterwards.
-        next: Shown,
-        /// The specification that it speaks of.
-        digest: [u8; 32],
-    },
-    /// Delete the DeviceStatus of a device that is gone.
-    DeleteReported,
-}
-
-impl Write {
-    /// Which object it writes.
-    #[must_use]
-    pub fn target(&self) -> Target {
-        match self.action {
-            Action::Reported { .. } | Action::DeleteReported => Target::Reported,
-            Action::Conditions { .. } => Target::Conditions,
-        }
-    }
-}
-
-/// How a write ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done; the object's revision if the API said it.
-    Written(Option<Revision>),
-    /// The API refuses the content: trying again would not help.
-    Rejected(String),
-    /// Try again later.
-    Failed(String),
-}
-
-/// What becomes of a report.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is confirmed with a later write.
-    Later,
-    /// Nothing to write: confirm now.
-    Unchanged,
-    /// Not acceptable: confirm now, and say why in the log.
-    Refused(&'static str),
-}
+/// A status without a device is deleted this long after it was seen.
+const ORPHANED: Duration = Duration::from_secs(5);
 
 type Confirms = Vec<(NodeName, MessageId)>;
-type ModelTypes = Arc<BTreeMap<String, (Option<DataType>, bool)>>;
 
 /// The book.
 #[derive(Debug)]
@@ -131,57 +53,13 @@ pub struct Book {
     /// Nodes with a session.
     here: BTreeSet<NodeName>,
     /// Nodes whose session ended: when they count as lost.
-    leases: BTreeMap<NodeName, Instant>,
+    leases: Deadlines<NodeName>,
     lost: BTreeSet<NodeName>,
     /// Statuses seen before their device.
     early: HashMap<DeviceId, StatusSeen>,
-    schedule: BTreeSet<(Instant, Target, DeviceId)>,
-    deletions: VecDeque<Write>,
-}
-
-#[derive(Debug)]
-struct Record {
-    seen: DeviceSeen,
-    twins: BTreeMap<Box<str>, Twin>,
-    state: Option<String>,
-    last_online: Option<String>,
-    /// Whether the node has said anything since cloudcore started.
-    heard: bool,
-    /// Whether the DeviceStatus exists, and at which revision we left it.
-    exists: bool,
-    left_at: Option<Revision>,
-    waiting: VecDeque<(NodeName, MessageId)>,
-    carried: Vec<(NodeName, MessageId)>,
-    stored: Option<Revision>,
-    refusal: Option<String>,
-    /// The specification that the conditions in the API speak of.
-    shown_digest: Option<[u8; 32]>,
-    reported: Lane,
-    conditions: Lane,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Twin {
-    reported: Option<Sample>,
-    observed: Option<Sample>,
-    kind: Option<Box<str>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Sample {
-    value: Box<str>,
-    ms: u64,
-}
-
-/// When one kind of write of one device is due.
-#[derive(Debug, Default)]
-struct Lane {
-    due: Option<Instant>,
-    writing: bool,
-    /// Something changed since the write that is under way began.
-    again: bool,
-    not_before: Option<Instant>,
-    failures: u32,
+    schedule: Deadlines<(Target, DeviceId)>,
+    /// DeviceStatuses to delete, by the uid of their owner, and when.
+    deletions: Deadlines<(DeviceId, Arc<str>)>,
 }
 
 impl Book {
@@ -197,11 +75,11 @@ impl Book {
             by_node: HashMap::new(),
             by_model: HashMap::new(),
             here: BTreeSet::new(),
-            leases: BTreeMap::new(),
+            leases: Deadlines::default(),
             lost: BTreeSet::new(),
             early: HashMap::new(),
-            schedule: BTreeSet::new(),
-            deletions: VecDeque::new(),
+            schedule: Deadlines::default(),
+            deletions: Deadlines::default(),
         }
     }
 
@@ -218,12 +96,12 @@ impl Book {
         self.listed = true;
         for node in self.by_node.keys() {
             if !self.here.contains(node) {
-                self.leases.insert(node.clone(), now.instant + self.lease);
+                self.leases.set(node.clone(), now.instant + self.lease);
             }
         }
         // What is left belongs to devices that were deleted while nobody looked.
         for (id, seen) in std::mem::take(&mut self.early) {
-            self.delete_orphan(id, seen);
+            self.delete_orphan(id, seen, now);
         }
         let ids: Vec<_> = self.devices.keys().cloned().collect();
         for id in ids {
@@ -266,8 +144,7 @@ impl Book {
         if !wiped {
             record.seen.shown = old.shown;
         }
-        if old.digest == digest && !wiped {
-            record.seen.parked = old.parked;
+        if old.digest == digest && old.parked == record.seen.parked && !wiped {
             return confirms;
         }
         record.refusal = None;
@@ -293,22 +170,7 @@ impl Book {
         let shown_digest =
             (seen.shown.observed_generation() == seen.generation).then_some(seen.digest);
         let indexed = (seen.node.clone(), seen.model.clone());
-        let record = Record {
-            state: seen.shown.state().map(str::to_owned),
-            seen,
-            twins: BTreeMap::new(),
-            last_online: None,
-            heard: false,
-            exists: false,
-            left_at: None,
-            waiting: VecDeque::new(),
-            carried: Vec::new(),
-            stored: None,
-            refusal: None,
-            shown_digest,
-            reported: Lane::default(),
-            conditions: Lane::default(),
-        };
+        let record = Record::new(seen, shown_digest);
         self.devices.insert(id.clone(), record);
         self.reindex(&id, (None, None), indexed, now);
         if let Some(early) = self.early.remove(&id) {
@@ -327,38 +189,30 @@ impl Book {
         move_entry(&mut self.by_node, id, old.0.as_ref(), new.0.as_ref());
         move_entry(&mut self.by_model, id, old.1.as_ref(), new.1.as_ref());
         if let Some(gone) = old.0.filter(|node| !self.by_node.contains_key(node)) {
-            self.leases.remove(&gone);
+            self.leases.clear(&gone);
             self.lost.remove(&gone);
         }
         if let Some(node) = new.0
             && self.listed
             && !self.here.contains(&node)
             && !self.lost.contains(&node)
-            && !self.leases.contains_key(&node)
+            && !self.leases.has(&node)
         {
-            self.leases.insert(node, now.instant + self.lease);
+            self.leases.set(node, now.instant + self.lease);
         }
     }
 
     /// A device is gone. Returns the reports about it, to be confirmed: they have no place any more.
     pub fn device_gone(&mut self, id: &DeviceId, now: Now) -> Confirms {
         let Some(record) = self.devices.remove(id) else { return Confirms::new() };
-        for (lane, target) in
-            [(&record.reported, Target::Reported), (&record.conditions, Target::Conditions)]
-        {
-            if let Some(due) = lane.due {
-                self.schedule.remove(&(due, target, id.clone()));
-            }
+        for target in [Target::Reported, Target::Conditions] {
+            self.schedule.clear(&(target, id.clone()));
         }
         let indexed = (record.seen.node.clone(), record.seen.model.clone());
         self.reindex(id, indexed, (None, None), now);
         if record.exists {
             // A cluster's garbage collector does the same; a small API server has none.
-            self.deletions.push_back(Write {
-                device: id.clone(),
-                uid: record.seen.uid,
-                action: Action::DeleteReported,
-            });
+            self.deletions.set((id.clone(), record.seen.uid), now.instant);
         }
         record.carried.into_iter().chain(record.waiting).collect()
     }
@@ -376,57 +230,28 @@ impl Book {
     pub fn observed(&mut self, seen: StatusSeen, now: Now) {
         let Some(record) = self.devices.get_mut(&seen.id) else {
             if self.listed {
-                self.delete_orphan(seen.id.clone(), seen);
+                self.delete_orphan(seen.id.clone(), seen, now);
             } else {
                 self.early.insert(seen.id.clone(), seen);
             }
             return;
         };
         record.exists = true;
-        if record.reported.writing || seen.revision <= record.left_at && record.left_at.is_some() {
+        if record.reported.writing || record.left_at.is_some_and(|left| seen.revision <= Some(left))
+        {
             return; // Our own doing, or older.
         }
-        let mut twins = BTreeMap::new();
-        for twin in seen.status.twins {
-            let mut name: Box<str> = twin.property_name.into();
-            let parts = [twin.reported, twin.observed_desired].map(|part| {
-                let part = part?;
-                let ms = part.metadata.get("timestamp").and_then(|ms| ms.parse().ok());
-                let kind = part.metadata.get("type").cloned();
-                Some((Sample { value: part.value.into(), ms: ms.unwrap_or_default() }, kind))
-            });
-            let [reported, observed] = parts;
-            let kind = reported.as_ref().or(observed.as_ref()).and_then(|(_, kind)| kind.clone());
-            let twin = Twin {
-                reported: reported.map(|(sample, _)| sample),
-                observed: observed.map(|(sample, _)| sample),
-                kind: kind.map(Into::into),
-            };
-            twins.insert(std::mem::take(&mut name), twin);
-        }
-        if record.heard {
-            let same_values = record
-                .twins
-                .iter()
-                .all(|(name, twin)| twins.get(name).is_some_and(|other| !twin.differs(other)))
-                && twins.len() == record.twins.len()
-                && record.state == seen.status.state;
-            if !same_values {
-                let id = seen.id;
-                self.mark(&id, Target::Reported, now, Duration::ZERO);
-            }
-            return;
-        }
-        let stale = twins.keys().any(|name| record.seen.property(name).is_none());
-        record.twins = twins;
-        record.twins.retain(|name, _| record.seen.property(name).is_some());
-        record.state = seen.status.state.or(record.state.take());
-        record.last_online = seen.status.last_online_time;
         let id = seen.id;
-        if stale {
-            self.mark(&id, Target::Reported, now, Duration::ZERO);
+        match record.take_observed(seen.status) {
+            Observed::Same => {}
+            Observed::Differs => self.mark(&id, Target::Reported, now, Duration::ZERO),
+            Observed::Adopted { stale } => {
+                if stale {
+                    self.mark(&id, Target::Reported, now, Duration::ZERO);
+                }
+                self.mark(&id, Target::Conditions, now, SETTLE);
+            }
         }
-        self.mark(&id, Target::Conditions, now, SETTLE);
     }
 
     /// A DeviceStatus is gone from the API: it is made anew if there is anything to say.
@@ -440,11 +265,10 @@ impl Book {
         }
     }
 
-    fn delete_orphan(&mut self, id: DeviceId, seen: StatusSeen) {
+    fn delete_orphan(&mut self, id: DeviceId, seen: StatusSeen, now: Now) {
         // Without an owner it is not ours to judge.
         if let Some(owner) = seen.owner {
-            let action = Action::DeleteReported;
-            self.deletions.push_back(Write { device: id, uid: owner.into(), action });
+            self.deletions.set((id, owner.into()), now.instant + ORPHANED);
         }
     }
 
@@ -453,7 +277,7 @@ impl Book {
     /// A session began.
     pub fn connected(&mut self, node: &NodeName, _session: SessionId, now: Now) {
         self.here.insert(node.clone());
-        self.leases.remove(node);
+        self.leases.clear(node);
         if self.lost.remove(node) {
             self.mark_node(node, now);
         }
@@ -463,7 +287,7 @@ impl Book {
     pub fn disconnected(&mut self, node: &NodeName, now: Now) {
         self.here.remove(node);
         if self.by_node.contains_key(node) {
-            self.leases.insert(node.clone(), now.instant + self.lease);
+            self.leases.set(node.clone(), now.instant + self.lease);
         }
     }
 
@@ -576,20 +400,13 @@ impl Book {
         if !self.listed {
             return None;
         }
-        let write = self.schedule.first().map(|(due, _, _)| *due);
-        write.into_iter().chain(self.leases.values().min().copied()).min()
+        let firsts = [self.schedule.first(), self.deletions.first(), self.leases.first()];
+        firsts.into_iter().flatten().min()
     }
 
     /// Time has passed: leases may have run out.
     pub fn handle_timeout(&mut self, now: Now) {
-        let over: Vec<_> = self
-            .leases
-            .iter()
-            .filter(|(_, end)| **end <= now.instant)
-            .map(|(n, _)| n.clone())
-            .collect();
-        for node in over {
-            self.leases.remove(&node);
+        while let Some(node) = self.leases.take_due(now.instant) {
             self.lost.insert(node.clone());
             self.mark_node(&node, now);
         }
@@ -600,11 +417,14 @@ impl Book {
         if !self.listed {
             return None;
         }
-        if let Some(deletion) = self.deletions.pop_front() {
-            return Some(deletion);
+        while let Some((device, uid)) = self.deletions.take_due(now.instant) {
+            // The watch of devices may be behind that of statuses: it is no orphan after all.
+            if self.devices.get(&device).is_some_and(|record| record.seen.uid == uid) {
+                continue;
+            }
+            return Some(Write { device, uid, action: Action::DeleteReported });
         }
-        while self.schedule.first().is_some_and(|(due, _, _)| *due <= now.instant) {
-            let (_, target, id) = self.schedule.pop_first()?;
+        while let Some((target, id)) = self.schedule.take_due(now.instant) {
             let write = match target {
                 Target::Reported => self.start_reported(&id, now),
                 Target::Conditions => self.start_conditions(&id, now),
@@ -649,6 +469,10 @@ impl Book {
     /// A write has ended. Returns the reports that it settles.
     pub fn written(&mut self, write: &Write, outcome: Outcome, now: Now) -> Confirms {
         let mut confirms = Confirms::new();
+        if let (Action::DeleteReported, Outcome::Failed(_)) = (&write.action, &outcome) {
+            let deletion = (write.device.clone(), Arc::clone(&write.uid));
+            self.deletions.set(deletion, now.instant + PAUSE.1);
+        }
         let Some(record) = self.devices.get_mut(&write.device) else { return confirms };
         if record.seen.uid != write.uid {
             return confirms;
@@ -705,15 +529,9 @@ impl Book {
         }
         let at = now.instant + delay;
         let at = lane.not_before.map_or(at, |earliest| earliest.max(at));
-        match lane.due {
-            Some(due) if due <= at => {}
-            before => {
-                if let Some(due) = before {
-                    self.schedule.remove(&(due, target, id.clone()));
-                }
-                lane.due = Some(at);
-                self.schedule.insert((at, target, id.clone()));
-            }
+        if lane.due.is_none_or(|due| at < due) {
+            lane.due = Some(at);
+            self.schedule.set((target, id.clone()), at);
         }
     }
 }
@@ -749,171 +567,6 @@ fn move_entry<K: std::hash::Hash + Eq + Clone>(
     }
     if let Some(key) = new {
         index.entry(key.clone()).or_default().insert(id.clone());
-    }
-}
-
-struct TooLong;
-
-impl Record {
-    /// Takes what is newer. Returns whether anything but a time changed.
-    fn merge(&mut self, name: &str, values: &TwinValues, now_ms: u64) -> Result<bool, TooLong> {
-        let given = [&values.reported, &values.observed_desired];
-        if given.into_iter().flatten().any(|value| value.value.len() > MAX_VALUE_BYTES) {
-            return Err(TooLong);
-        }
-        let twin = match self.twins.get_mut(name) {
-            Some(twin) => twin,
-            None => self.twins.entry(name.into()).or_default(),
-        };
-        let before = twin.clone();
-        let newer = take_newer(&mut twin.reported, values.reported.as_ref(), now_ms);
-        take_newer(&mut twin.observed, values.observed_desired.as_ref(), now_ms);
-        if newer && let Some(kind) = &values.kind {
-            twin.kind = Some(kind.as_str().chars().take(64).collect::<String>().into());
-        }
-        Ok(twin.differs(&before))
-    }
-
-    fn wait(&mut self, node: &NodeName, id: &MessageId) {
-        self.waiting.push_back((node.clone(), id.clone()));
-        self.forget_oldest();
-    }
-
-    fn forget_oldest(&mut self) {
-        while self.waiting.len() > WAITING {
-            self.waiting.pop_front();
-        }
-    }
-
-    fn patch(&self) -> Value {
-        // In the order of the specification, as people wrote it.
-        let twins: Vec<Value> = self
-            .seen
-            .properties
-            .iter()
-            .filter_map(|property| Some(self.twins.get(&property.name)?.json(&property.name)))
-            .collect();
-        let mut status = Map::new();
-        status.insert("twins".into(), Value::Array(twins));
-        if let Some(state) = &self.state {
-            status.insert("state".into(), json!(state));
-        }
-        if let Some(time) = &self.last_online {
-            status.insert("lastOnlineTime".into(), json!(time));
-        }
-        json!({ "status": status })
-    }
-
-    fn facts<'a>(&'a self, types: Option<&'a ModelTypes>, reach: Reach) -> Facts<'a> {
-        let delivery = match (&self.refusal, self.stored, self.seen.revision) {
-            (Some(reason), _, _) => Delivery::Refused(reason),
-            (None, Some(stored), Some(revision)) if stored >= revision => Delivery::Stored,
-            (None, None, _) if self.shown_digest == Some(self.seen.digest) => Delivery::NotAsked,
-            (None, _, _) => Delivery::Pending,
-        };
-        let wanted = self.seen.properties.iter().filter_map(|property| {
-            let desired = property.desired.as_deref()?;
-            let (kind, writable) =
-                types.and_then(|types| types.get(&*property.name)).copied().unwrap_or((None, true));
-            if !writable {
-                return None; // Never written; validation says so.
-            }
-            let twin = self.twins.get(&property.name);
-            let is_desired = |sample: &Sample| same(kind, &sample.value, desired);
-            Some(PropertyFact {
-                name: &property.name,
-                observable: property.reported,
-                accepted: twin.and_then(|twin| twin.observed.as_ref()).map(is_desired),
-                applied: twin.and_then(|twin| twin.reported.as_ref()).map(is_desired),
-            })
-        });
-        Facts {
-            generation: self.seen.generation,
-            node: self.seen.node.as_ref().map(NodeName::as_str),
-            reach,
-            parked: self.seen.parked.as_ref(),
-            delivery,
-            properties: wanted.collect(),
-            heard: self.heard || !self.twins.is_empty(),
-            state: self.state.as_deref(),
-            last_online: self.last_online.as_deref(),
-        }
-    }
-}
-
-impl DeviceSeen {
-    fn property(&self, name: &str) -> Option<&PropertySeen> {
-        self.properties.iter().find(|property| &*property.name == name)
-    }
-}
-
-impl Twin {
-    /// Whether there is more to it than a later sample of the same.
-    fn differs(&self, other: &Self) -> bool {
-        let value = |sample: &Option<Sample>| sample.as_ref().map(|sample| sample.value.clone());
-        value(&self.reported) != value(&other.reported)
-            || value(&self.observed) != value(&other.observed)
-            || self.kind != other.kind
-    }
-
-    fn json(&self, name: &str) -> Value {
-        let part = |sample: &Sample| {
-            let mut metadata = Map::new();
-            metadata.insert("timestamp".into(), sample.ms.to_string().into());
-            if let Some(kind) = &self.kind {
-                metadata.insert("type".into(), json!(kind));
-            }
-            json!({ "value": sample.value, "metadata": metadata })
-        };
-        let mut twin = Map::new();
-        twin.insert("propertyName".into(), name.into());
-        if let Some(reported) = &self.reported {
-            twin.insert("reported".into(), part(reported));
-        }
-        if let Some(observed) = &self.observed {
-            twin.insert("observedDesired".into(), part(observed));
-        }
-        Value::Object(twin)
-    }
-}
-
-fn take_newer(mine: &mut Option<Sample>, given: Option<&TwinValue>, now_ms: u64) -> bool {
-    let Some(given) = given else { return false };
-    let latest = now_ms.saturating_add(AHEAD_MS);
-    let ms = given.sampled_ms.unwrap_or(now_ms);
-    let order = |ms: u64| if ms > latest { now_ms } else { ms };
-    if mine.as_ref().is_some_and(|mine| order(mine.ms) > order(ms)) {
-        return false;
-    }
-    *mine = Some(Sample { value: given.value.as_str().into(), ms });
-    true
-}
-
-impl Lane {
-    fn start(&mut self, not_before: Instant) {
-        self.due = None;
-        self.writing = true;
-        self.again = false;
-        self.not_before = Some(not_before);
-    }
-
-    /// Returns after which pause to write again, if at all.
-    fn finish(&mut self, outcome: &Outcome, now: Instant) -> Option<Duration> {
-        self.writing = false;
-        let again = std::mem::take(&mut self.again);
-        match outcome {
-            Outcome::Written(_) | Outcome::Rejected(_) => {
-                self.failures = 0;
-                again.then_some(Duration::ZERO)
-            }
-            Outcome::Failed(_) => {
-                let (first, longest) = PAUSE;
-                let pause = first.saturating_mul(1 << self.failures.min(16)).min(longest);
-                self.failures += 1;
-                self.not_before = Some(now + pause);
-                Some(pause)
-            }
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::book::{Action, Outcome, Write};
+use super::action::{Action, Outcome, Write};
 use crate::enrol::secrets::is_code;
 
 /// An API server that takes longer is treated as absent.
@@ -139,9 +139,9 @@ impl Writer {
         let object = api.get(write.device.name()).await?;
         let owners = object.metadata.owner_references.unwrap_or_default();
         if owners.iter().any(|owner| *owner.uid == *write.uid) {
-            let mut params = DeleteParams::default();
-            params.preconditions =
-                Some(kube::api::Preconditions { uid: object.metadata.uid, resource_version: None });
+            let same =
+                kube::api::Preconditions { uid: object.metadata.uid, resource_version: None };
+            let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
             api.delete(write.device.name(), &params).await?;
         }
         Ok(())

@@ -114,13 +114,21 @@ pub fn apply(
     }
     check_fit(of, config)?;
     let request = Request { of, manager, subresource, now };
-    match request.apply(live, config, force) {
+    let outcome = match request.apply(live, config, force) {
         Err(conflicts) if manager == KUBECTL && request.owned_by_client_side(live, &conflicts) => {
             request.apply(live, config, true)
         }
         outcome => outcome,
+    };
+    let mut applied = outcome.map_err(|conflicts| conflict_error(&conflicts))?;
+    // Containers that lost everything are null now: typed objects do not have them.
+    meta::metadata_mut(&mut applied.object).retain(|_, value| !value.is_null());
+    if schema.is_none()
+        && let Some(schema) = schema_for(None, config)
+    {
+        schema.prune(&mut applied.object);
     }
-    .map_err(|conflicts| conflict_error(&conflicts))
+    Ok(applied)
 }
 
 /// Records what a write other than apply changed: sets `metadata.managedFields` of `new` from what

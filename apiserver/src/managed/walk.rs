@@ -1,11 +1,12 @@
 //! Comparing, merging and cutting typed values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 use super::set::{Element, Set};
 use super::types::{Shape, Type, element, item_type};
+use crate::schema::Node;
 
 /// How two values differ.
 #[derive(Debug, Default)]
@@ -84,25 +85,29 @@ fn maps(
     path: &mut Vec<Element>,
     out: &mut Difference,
 ) {
-    let members = |v: Option<&'_ Value>| -> BTreeMap<String, Value> {
-        match v.map(|v| of.shape(v)) {
-            Some(Shape::Map(map)) => map.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            Some(Shape::Leaf | Shape::List(..)) | None => BTreeMap::new(),
-        }
-    };
-    let (old, new) = (members(old), members(new));
     let none = Value::Object(Map::new());
+    let empty = Map::new();
+    let (old, new) = (members(of, old).unwrap_or(&empty), members(of, new).unwrap_or(&empty));
     for key in old.keys().chain(new.keys().filter(|k| !old.contains_key(*k))) {
         let part = of.member(key);
         let implied = match part.of {
             Type::Declared(node) => node.implied,
             Type::Object(_) | Type::Deduced => false,
         };
-        let or_implied = |v: Option<&Value>| v.cloned().or_else(|| implied.then(|| none.clone()));
+        let or_implied = |v: Option<&'_ Value>| v.is_none() && implied;
         path.push(Element::Field(key.clone()));
-        let (before, after) = (or_implied(old.get(key)), or_implied(new.get(key)));
-        both(part.of, before.as_ref(), after.as_ref(), path, out);
+        let (before, after) = (old.get(key), new.get(key));
+        let before = if or_implied(before) { Some(&none) } else { before };
+        let after = if or_implied(after) { Some(&none) } else { after };
+        both(part.of, before, after, path, out);
         path.pop();
+    }
+}
+
+fn members<'v>(of: Type<'_>, value: Option<&'v Value>) -> Option<&'v Map<String, Value>> {
+    match of.shape(value?) {
+        Shape::Map(map) => Some(map),
+        Shape::Leaf | Shape::List(..) => None,
     }
 }
 
@@ -113,24 +118,15 @@ fn lists(
     path: &mut Vec<Element>,
     out: &mut Difference,
 ) {
-    let items = |v: Option<&Value>| -> Vec<(Element, Value)> {
-        match v.map(|v| of.shape(v)) {
-            Some(Shape::List(items, node)) => {
-                items.iter().map(|i| (element(node, i), i.clone())).collect()
-            }
-            Some(Shape::Leaf | Shape::Map(_)) | None => Vec::new(),
-        }
-    };
-    let (old, new) = (items(old), items(new));
     let below = match of {
         Type::Declared(node) => item_type(node),
         Type::Object(_) | Type::Deduced => return,
     };
-    let mut groups: BTreeMap<Element, (Vec<Value>, Vec<Value>)> = BTreeMap::new();
-    for (name, item) in old {
+    let mut groups: BTreeMap<Element, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
+    for (name, item) in items(of, old) {
         groups.entry(name).or_default().0.push(item);
     }
-    for (name, item) in new {
+    for (name, item) in items(of, new) {
         groups.entry(name).or_default().1.push(item);
     }
     for (name, (before, after)) in groups {
@@ -146,6 +142,13 @@ fn lists(
             _ => out.modified.insert(path),
         }
         path.pop();
+    }
+}
+
+fn items<'v>(of: Type<'_>, value: Option<&'v Value>) -> Vec<(Element, &'v Value)> {
+    match value.map(|v| of.shape(v)) {
+        Some(Shape::List(items, node)) => items.iter().map(|i| (element(node, i), i)).collect(),
+        Some(Shape::Leaf | Shape::Map(_)) | None => Vec::new(),
     }
 }
 
@@ -165,10 +168,10 @@ pub(super) fn merge(of: Type<'_>, live: &Value, config: &Value) -> Value {
             Value::Object(out)
         }
         (Shape::List(old, node), Shape::List(new, _)) => {
-            let named = |items: &[Value]| -> Vec<(Element, Value)> {
-                items.iter().map(|i| (element(node, i), i.clone())).collect()
-            };
-            Value::Array(merge_lists(item_type(node), &named(old), &named(new)))
+            fn named<'v>(node: &Node, items: &'v [Value]) -> Vec<(Element, &'v Value)> {
+                items.iter().map(|i| (element(node, i), i)).collect()
+            }
+            Value::Array(merge_lists(item_type(node), &named(node, old), &named(node, new)))
         }
         // Null over a container does not empty it: ownership decides what goes.
         (Shape::Map(_) | Shape::List(..), Shape::Leaf) if config.is_null() => live.clone(),
@@ -178,19 +181,20 @@ pub(super) fn merge(of: Type<'_>, live: &Value, config: &Value) -> Value {
 
 /// Items of both sides in one order: shared ones as the config has them, others near where they
 /// were.
-fn merge_lists(of: Type<'_>, old: &[(Element, Value)], new: &[(Element, Value)]) -> Vec<Value> {
-    let find = |items: &[(Element, Value)], name: &Element| {
-        items.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone())
-    };
-    let join = |name: &Element, value: &Value| match find(old, name) {
-        Some(before) => merge(of, &before, value),
+fn merge_lists(of: Type<'_>, old: &[(Element, &Value)], new: &[(Element, &Value)]) -> Vec<Value> {
+    // Of stored duplicates the first one merges.
+    let mut in_old: BTreeMap<&Element, &Value> = BTreeMap::new();
+    for (name, value) in old {
+        in_old.entry(name).or_insert(value);
+    }
+    let in_new: BTreeSet<&Element> = new.iter().map(|(n, _)| n).collect();
+    let join = |name: &Element, value: &Value| match in_old.get(name) {
+        Some(before) => merge(of, before, value),
         None => value.clone(),
     };
-    let in_new: std::collections::BTreeSet<&Element> = new.iter().map(|(n, _)| n).collect();
-    let in_old: std::collections::BTreeSet<&Element> = old.iter().map(|(n, _)| n).collect();
-    let mut shared = new.iter().map(|(n, _)| n).filter(|n| in_old.contains(n));
+    let mut shared = new.iter().map(|(n, _)| n).filter(|n| in_old.contains_key(n));
     let mut next_shared = shared.next();
-    let mut done = std::collections::BTreeSet::new();
+    let mut done = BTreeSet::new();
     let mut out = Vec::with_capacity(old.len().max(new.len()));
     let (mut l, mut r) = (0, 0);
     while l < old.len() || r < new.len() {
@@ -211,7 +215,7 @@ fn merge_lists(of: Type<'_>, old: &[(Element, Value)], new: &[(Element, Value)])
         }
         if let Some((left, value)) = old.get(l) {
             if !in_new.contains(left) {
-                out.push(value.clone());
+                out.push((*value).clone());
                 l += 1;
                 continue;
             }

@@ -80,7 +80,7 @@ pub enum Effect {
     /// Let go of a mapper.
     HangUp(String),
     /// Call a mapper.
-    Call(Order),
+    Call(Box<Order>),
     /// Close the link; it comes back by itself.
     CloseLink,
 }
@@ -247,7 +247,7 @@ impl Agent {
             self.metrics.mapper_calls.inc();
             let Accepted { mapper, key, has } = order.meanwhile.clone();
             self.store(Write::Accepted(mapper, key, has));
-            self.effects.push(Effect::Call(order));
+            self.effects.push(Effect::Call(Box::new(order)));
         }
         if self.flush_at.is_some_and(|at| now.instant >= at) {
             self.flush();

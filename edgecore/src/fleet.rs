@@ -406,13 +406,13 @@ impl Fleet {
         let has = mapper.accepted.get(&key).copied();
         if accepted {
             self.mark(name, &key);
-            // Devices that waited for their model can go now.
-            if key.kind() == ObjectKind::DeviceModel {
-                let users = self.users.get(&key).into_iter().flatten();
-                let users: Vec<DeviceId> = users.cloned().collect();
-                for id in users {
-                    self.mark(name, &id.object_key());
-                }
+        }
+        // Devices may have waited for it: it is there now, or its removal was refused.
+        if key.kind() == ObjectKind::DeviceModel {
+            let users: Vec<DeviceId> =
+                self.users.get(&key).into_iter().flatten().cloned().collect();
+            for id in users {
+                self.mark(name, &id.object_key());
             }
         }
         Some(Accepted { mapper: name.to_owned(), key, has })

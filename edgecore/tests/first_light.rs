@@ -1,4 +1,5 @@
 //! One node, one cloud, one mapper: from the token to the reported value.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod support;
 
@@ -21,7 +22,7 @@ async fn a_node_joins_holds_its_devices_and_reports_what_they_say() {
     until("objects are acked", || cloud.all_acked()).await;
     std::fs::remove_file(node.path().join("token")).unwrap();
 
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     let answer = mapper.register().await;
     assert_eq!(answer.model_list.len(), 1);
     assert_eq!(answer.device_list.len(), 1);

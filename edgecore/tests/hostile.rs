@@ -1,4 +1,5 @@
 //! Whatever a local process sends to the socket, it gets an answer and the node lives.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod support;
 
@@ -34,7 +35,7 @@ async fn malformed_requests_are_answered_and_hurt_nobody() {
     cloud.put(device("a", "m", "20", 2));
     let mut node = Node::start(&cloud).await;
     until("objects are acked", || cloud.all_acked()).await;
-    let mut edge = dial(&node.socket()).await;
+    let mut edge = dial(&node.socket());
 
     let nothing = dmi::MapperRegisterRequest { with_data: true, mapper: None };
     let error = edge.mapper_register(nothing).await.unwrap_err();
@@ -98,7 +99,7 @@ async fn any_utf8_up_to_the_limit_is_a_value() {
     cloud.put(device("a", "m", "x", 2));
     let node = Node::start(&cloud).await;
     until("objects are acked", || cloud.all_acked()).await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     for value in ["25 °C", "{\"a\": [1, 2]}", "+=&?;'\"\\\u{0}\u{7}", &"ä".repeat(32 * 1024)] {
         mapper.report("a", "t", value, "").await.unwrap();
         until("value arrives", || cloud.reported("dev/a", "t").as_deref() == Some(value)).await;
@@ -111,7 +112,7 @@ async fn any_utf8_up_to_the_limit_is_a_value() {
 async fn registering_without_end_is_bounded() {
     let cloud = Cloud::start().await;
     let node = Node::start(&cloud).await;
-    let mut edge = dial(&node.socket()).await;
+    let mut edge = dial(&node.socket());
     let mut refused = 0;
     for index in 0..80 {
         let mapper = dmi::MapperInfo {
@@ -137,7 +138,7 @@ async fn a_flood_is_pushed_back_and_the_last_value_still_arrives() {
     until("objects are acked", || cloud.all_acked()).await;
     let mut tasks = tokio::task::JoinSet::new();
     for lane in 0..8 {
-        let mut edge = dial(&node.socket()).await;
+        let mut edge = dial(&node.socket());
         tasks.spawn(async move {
             for index in 0..500 {
                 let value = format!("{}", (lane * 500 + index) % 100);
@@ -149,7 +150,7 @@ async fn a_flood_is_pushed_back_and_the_last_value_still_arrives() {
         });
     }
     tasks.join_all().await;
-    let mut edge = dial(&node.socket()).await;
+    let mut edge = dial(&node.socket());
     edge.report_device_status(status_of(vec![twin("t", "77.5")])).await.unwrap();
     until("last value arrives", || cloud.reported("dev/a", "t").as_deref() == Some("77.5")).await;
 }

@@ -1,4 +1,5 @@
 //! Any part goes away and comes back, in any order, and everything is as it should be again.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod support;
 
@@ -29,7 +30,7 @@ async fn a_node_started_without_its_cloud_serves_devices_from_its_store() {
     cloud.stop_hub().await;
     node.kill();
     node.spawn().await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     let answer = mapper.register().await;
     assert_eq!(answer.device_list.len(), 1);
     mapper.report("a", "t", "33", "").await.unwrap();
@@ -49,7 +50,7 @@ async fn a_node_started_without_its_cloud_serves_devices_from_its_store() {
 async fn values_that_the_cloud_did_not_confirm_survive_a_kill() {
     let (mut cloud, mut node) = one_device().await;
     cloud.stop_hub().await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     mapper.register().await;
     mapper.report("a", "t", "41", "1754463538000").await.unwrap();
     wait_for("value is on disk", async || {
@@ -75,7 +76,7 @@ async fn what_was_deleted_while_apart_is_gone_after_the_next_connect() {
     cloud.put(model("m2", 3));
     cloud.put(device("b", "m2", "1", 4));
     until("objects are acked", || cloud.all_acked()).await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     mapper.register().await;
     cloud.stop_hub().await;
     {
@@ -98,7 +99,7 @@ async fn what_was_deleted_while_apart_is_gone_after_the_next_connect() {
 #[tokio::test]
 async fn a_cut_link_changes_nothing_and_comes_back_within_five_seconds() {
     let (cloud, node) = one_device().await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     mapper.register().await;
     for round in 2..5 {
         cloud.cut();
@@ -117,7 +118,7 @@ async fn a_cut_link_changes_nothing_and_comes_back_within_five_seconds() {
 #[tokio::test]
 async fn a_mapper_that_was_killed_is_told_everything_when_it_registers_again() {
     let (cloud, node) = one_device().await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     mapper.register().await;
     mapper.kill();
     cloud.put(device("a", "m", "30", 3));
@@ -135,7 +136,7 @@ async fn a_mapper_that_was_killed_is_told_everything_when_it_registers_again() {
 #[tokio::test]
 async fn after_a_restart_of_the_node_its_mapper_is_called_without_registering() {
     let (cloud, mut node) = one_device().await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     mapper.register().await;
     node.kill();
     cloud.put(device("a", "m", "55", 3));
@@ -153,8 +154,8 @@ async fn after_a_restart_of_the_node_its_mapper_is_called_without_registering() 
 #[tokio::test]
 async fn a_mapper_that_refuses_or_hangs_on_one_device_gets_the_others_and_then_that_one() {
     let (cloud, node) = one_device().await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
-    let mut other = Mapper::start(node.path(), &node.socket(), "w").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
+    let mut other = Mapper::start(node.path(), &node.socket(), "w");
     let info = dmi_proto::v1beta1::MapperInfo { protocol: "other".into(), ..other.info() };
     let request = dmi_proto::v1beta1::MapperRegisterRequest { with_data: true, mapper: Some(info) };
     other.edge.mapper_register(request).await.unwrap();
@@ -179,7 +180,7 @@ async fn a_mapper_that_refuses_or_hangs_on_one_device_gets_the_others_and_then_t
 #[tokio::test]
 async fn devices_of_a_lost_mapper_become_unknown_and_online_again() {
     let (cloud, node) = one_device().await;
-    let mut mapper = Mapper::start(node.path(), &node.socket(), "v").await;
+    let mut mapper = Mapper::start(node.path(), &node.socket(), "v");
     mapper.register().await;
     mapper.report("a", "t", "5", "").await.unwrap();
     until("device is online", || cloud.device_state("dev/a").as_deref() == Some("online")).await;

@@ -2,6 +2,7 @@
 //!
 //! The reference is one line: the last value reported of each property is what the cloud ends with,
 //! and on the way it never goes back.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,14 +19,21 @@ const PROPERTIES: [&str; 3] = ["p", "q", "r"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Report { device: usize, property: usize },
-    State { device: usize },
+    Report {
+        device: usize,
+        property: usize,
+    },
+    State {
+        device: usize,
+    },
     Connect,
     Cut,
     /// The socket takes up to this many frames.
     Send(usize),
     /// The cloud reads a message; it may ignore it, and its answer may be kept back.
-    Cloud { ignores: bool },
+    Cloud {
+        ignores: bool,
+    },
     /// An answer that was kept back arrives.
     Answer,
     Pass(u64),
@@ -177,7 +185,11 @@ impl World {
             ToCloud::State(report) => {
                 vec![((report.device.name().to_owned(), None), report.state.parse().unwrap())]
             }
-            _ => return,
+            ToCloud::Keepalive
+            | ToCloud::Ack { .. }
+            | ToCloud::Refuse { .. }
+            | ToCloud::ListDevices(_)
+            | ToCloud::Foreign { .. } => return,
         };
         if ignores {
             return;
@@ -190,20 +202,22 @@ impl World {
     }
 
     fn event(&mut self, event: EdgeEvent) {
-        match event {
+        match &event {
             EdgeEvent::Confirmed(Confirmed::Values { device, marks }) => {
                 for (property, mark) in marks {
-                    let key = (device.name().to_owned(), Some(property));
-                    assert_eq!(self.held.get(&key), Some(&mark), "confirmed what is not held");
-                    self.confirmed.insert(key, mark);
+                    let key = (device.name().to_owned(), Some(property.clone()));
+                    assert_eq!(self.held.get(&key), Some(mark), "confirmed what is not held");
+                    self.confirmed.insert(key, *mark);
                 }
             }
             EdgeEvent::Confirmed(Confirmed::State { device, mark }) => {
-                self.confirmed.insert((device.name().to_owned(), None), mark);
+                self.confirmed.insert((device.name().to_owned(), None), *mark);
             }
             EdgeEvent::Close(_) => self.cut(),
             EdgeEvent::Alive => {}
-            other => panic!("{other:?}"),
+            EdgeEvent::Store { .. } | EdgeEvent::Devices(_) | EdgeEvent::Skipped(_) => {
+                panic!("{event:?}")
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
 //! What an edge's session says and when, told against a clock that the test moves.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::time::{Duration, Instant};
 
@@ -98,10 +99,10 @@ fn values(value: &str) -> TwinValues {
 }
 
 fn twin(received: &Received<ToCloud>) -> &TwinReport {
-    match &received.message {
-        ToCloud::Twin(report) => report,
-        other => panic!("not a twin report: {other:?}"),
-    }
+    let ToCloud::Twin(report) = &received.message else {
+        panic!("not a twin report: {received:?}")
+    };
+    report
 }
 
 fn insert(name: &str) -> ToEdge {
@@ -153,10 +154,10 @@ fn the_list_is_asked_for_until_it_has_come() {
         }
     }
     assert_eq!(asked, 2);
-    let list = edge.events().into_iter().find_map(|event| match event {
-        EdgeEvent::Devices(list) => Some(list),
-        _ => None,
-    });
+    let list = edge
+        .events()
+        .into_iter()
+        .find_map(|event| if let EdgeEvent::Devices(list) = event { Some(list) } else { None });
     assert_eq!(list, Some(vec![device("a")]));
 }
 
@@ -217,9 +218,8 @@ fn several_properties_of_a_device_share_a_report_and_the_newest_value_counts() {
     assert!(edge.messages().is_empty());
     let id = sent[0].id.to_string();
     edge.say(&ToEdge::Confirm(sent[0].id.clone()), "c1");
-    let confirmed = edge.events().into_iter().find_map(|event| match event {
-        EdgeEvent::Confirmed(confirmed) => Some(confirmed),
-        _ => None,
+    let confirmed = edge.events().into_iter().find_map(|event| {
+        if let EdgeEvent::Confirmed(confirmed) = event { Some(confirmed) } else { None }
     });
     let marks = vec![("p".to_owned(), 2), ("t".to_owned(), 3)];
     assert_eq!(confirmed, Some(Confirmed::Values { device: device("a"), marks }));

@@ -29,11 +29,10 @@ impl Node {
         while !effects.is_empty() {
             let mut next = Vec::new();
             for effect in effects {
-                match effect {
-                    Effect::Store(write) => {
-                        next.extend(self.agent.handle(Event::Stored(succeed(write)), self.now));
-                    }
-                    other => rest.push(other),
+                if let Effect::Store(write) = effect {
+                    next.extend(self.agent.handle(Event::Stored(succeed(write)), self.now));
+                } else {
+                    rest.push(effect);
                 }
             }
             effects = next;
@@ -139,12 +138,9 @@ fn mapper() -> MapperInfo {
 fn an_ack_waits_for_the_disk() {
     let mut node = Node::new().connected();
     let effects = node.agent.handle(Event::Frame(frame(&model(), "m1")), node.now);
-    let write = effects.into_iter().find_map(|effect| match effect {
-        Effect::Store(write @ Write::Deliver { .. }) => Some(write),
-        _ => None,
-    });
+    let Some(Effect::Store(write)) = effects.into_iter().next() else { panic!("no write") };
     assert!(node.sent().is_empty());
-    node.handle(Event::Stored(succeed(write.unwrap())));
+    node.handle(Event::Stored(succeed(write)));
     assert!(matches!(&node.sent()[..], [ToCloud::Ack { of, .. }] if of.as_str() == "m1"));
 }
 

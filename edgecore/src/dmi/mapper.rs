@@ -183,15 +183,9 @@ fn outcome(status: &Status, removing: bool) -> CallOutcome {
     }
     let text: String = status.message().chars().take(300).collect();
     let reason = format!("{:?}: {text}", status.code());
-    match status.code() {
-        // What the library says when the connection broke, and what a mapper says about itself.
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-            if std::error::Error::source(status).is_some() =>
-        {
-            CallOutcome::Unanswered(reason)
-        }
-        _ => CallOutcome::Refused(reason),
-    }
+    // What the library makes of a broken connection; a mapper's own answer has no source.
+    let broken = std::error::Error::source(status).is_some();
+    if broken { CallOutcome::Unanswered(reason) } else { CallOutcome::Refused(reason) }
 }
 
 /// Lets tonic's client use a connection whose end we watch ourselves.

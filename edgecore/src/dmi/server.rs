@@ -18,6 +18,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::Context;
+use dmi_proto::authority::AnyAuthority;
 use dmi_proto::v1beta1 as dmi;
 use dmi_proto::v1beta1::device_manager_service_server::{
     DeviceManagerService, DeviceManagerServiceServer,
@@ -182,10 +183,12 @@ pub async fn serve(
 struct Incoming(UnixListener);
 
 impl futures_util::Stream for Incoming {
-    type Item = std::io::Result<UnixStream>;
+    type Item = std::io::Result<AnyAuthority<UnixStream>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_accept(cx).map(|accepted| Some(accepted.map(|(stream, _)| stream)))
+        self.0
+            .poll_accept(cx)
+            .map(|accepted| Some(accepted.map(|(stream, _)| AnyAuthority::new(stream))))
     }
 }
 

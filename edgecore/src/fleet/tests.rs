@@ -307,7 +307,7 @@ fn versions_are_the_same_in_every_run_and_see_every_change() {
         assert_eq!(version::of_device(&copy, 1), version);
     }
     assert_ne!(version::of_device(&device, 2), version);
-    let mut other = device.clone();
+    let mut other = device;
     let spec = other.spec.as_mut().unwrap();
     let config = spec.properties[0].visitors.as_mut().unwrap().config_data.as_mut().unwrap();
     let any = config.data.remove("offset").unwrap();

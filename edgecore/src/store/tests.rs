@@ -165,7 +165,7 @@ fn mappers_and_what_they_accepted_are_kept_and_replaced() {
             Write::Accepted("v".into(), key(Device, "e"), Some(Has::Some)),
         ],
     );
-    assert_eq!(snapshot.mappers, [row.clone()]);
+    assert_eq!(snapshot.mappers, std::slice::from_ref(&row));
     assert_eq!(
         snapshot.accepted["v"],
         [

@@ -37,13 +37,13 @@ pub struct Mapper {
 
 impl Mapper {
     /// Listens and is connected to the edge, but has not registered.
-    pub async fn start(dir: &Path, edge: &Path, name: &str) -> Self {
+    pub fn start(dir: &Path, edge: &Path, name: &str) -> Self {
         let mut mapper = Self {
             name: name.into(),
             socket: dir.join(format!("{name}.sock")),
             state: Arc::default(),
             runtime: None,
-            edge: dial(edge).await,
+            edge: dial(edge),
         };
         mapper.listen();
         mapper
@@ -151,7 +151,7 @@ impl Drop for Mapper {
 }
 
 /// A client of the edge's DMI that connects when it is used.
-pub async fn dial(edge: &Path) -> DeviceManagerServiceClient<Channel> {
+pub fn dial(edge: &Path) -> DeviceManagerServiceClient<Channel> {
     let edge = edge.to_owned();
     let connector = tower::service_fn(move |_| {
         let edge = edge.clone();

@@ -237,6 +237,7 @@ fn add_closure(schemas: &mut Map<String, Value>, wanted: BTreeSet<String>) {
         if schemas.contains_key(&name) {
             continue;
         }
+        // Pods have no published schema: nothing can be said about what there never is.
         let schema = CORE.get(&name).cloned().unwrap_or_else(|| json!({"type": "object"}));
         references(&schema, &mut open);
         schemas.insert(name, schema);

@@ -241,6 +241,10 @@ async fn verb(call: &Call, target: Target) -> Result<Answer> {
         None => StatusError::method_not_allowed(),
     };
     let method = call.method.as_str();
+    let writes = !matches!(method, "GET" | "HEAD");
+    if writes && !kind.allows("create") {
+        return Err(StatusError::method_not_allowed());
+    }
     let sub = target.path.subresource.clone();
     match (method, target.path.name.is_some(), sub.as_deref()) {
         ("GET" | "HEAD", false, _) if call.query.flag("watch") => list::watch(call, target).await,

@@ -88,7 +88,7 @@ fn built_in_columns(kind: BuiltIn) -> Columns {
         ],
         BuiltIn::ConfigMap => &[("Name", 0), ("Data", 0), ("Age", 0)],
         BuiltIn::Secret => &[("Name", 0), ("Type", 0), ("Data", 0), ("Age", 0)],
-        BuiltIn::ServiceAccount => &[("Name", 0), ("Age", 0)],
+        BuiltIn::ServiceAccount | BuiltIn::Pod => &[("Name", 0), ("Age", 0)],
         BuiltIn::Lease => &[("Name", 0), ("Holder", 0), ("Age", 0)],
         BuiltIn::Event | BuiltIn::EventsEvent => &[
             ("Last Seen", 0),
@@ -175,7 +175,7 @@ fn built_in_cells(kind: BuiltIn, object: &Value, now: Timestamp) -> Vec<Value> {
         BuiltIn::Secret => {
             vec![name, json!(text(object, "/type")), json!(count("/data")), age()]
         }
-        BuiltIn::ServiceAccount => vec![name, age()],
+        BuiltIn::ServiceAccount | BuiltIn::Pod => vec![name, age()],
         BuiltIn::Lease => vec![name, json!(text(object, "/spec/holderIdentity")), age()],
         BuiltIn::Event | BuiltIn::EventsEvent => event_cells(object, now),
         BuiltIn::CustomResourceDefinition | BuiltIn::Role | BuiltIn::ClusterRole => {

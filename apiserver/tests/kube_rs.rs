@@ -1,5 +1,7 @@
 //! kube-rs against the server: watchers, controllers, leases, and what happens to watches.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -33,10 +35,8 @@ async fn next<T>(stream: &mut (impl Stream<Item = T> + Unpin)) -> T {
 
 /// The code of an API error.
 fn code(error: kube::Error) -> u16 {
-    match error {
-        kube::Error::Api(status) => status.code,
-        other => panic!("not an API error: {other}"),
-    }
+    let kube::Error::Api(status) = error else { panic!("not an API error: {error}") };
+    status.code
 }
 
 #[tokio::test(flavor = "multi_thread")]

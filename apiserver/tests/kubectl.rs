@@ -150,6 +150,8 @@ async fn patches_of_every_type_work() {
     let types =
         world.ok(&["get", "node", "gw", "-o", "jsonpath={.status.conditions[*].type}"]).await;
     assert!(types.contains("Ready") && types.contains("DiskPressure"), "{types}");
+    let text = world.ok(&["describe", "node", "gw"]).await;
+    assert!(text.contains("DiskPressure"), "{text}");
     world.ok(&["cordon", "gw"]).await;
     assert!(world.ok(&["get", "nodes"]).await.contains("Ready,SchedulingDisabled"));
     world.ok(&["taint", "nodes", "gw", "a=b:NoSchedule"]).await;

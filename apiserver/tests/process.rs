@@ -1,5 +1,7 @@
 //! The binary as a process: signals, sudden death, and what is left afterwards.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod support;
 
 use std::path::Path;

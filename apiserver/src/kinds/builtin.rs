@@ -12,6 +12,8 @@ pub enum BuiltIn {
     ConfigMap,
     Secret,
     ServiceAccount,
+    /// Never stored: there are no pods here, and `kubectl describe node` wants to be told so.
+    Pod,
     Event,
     Lease,
     EventsEvent,
@@ -34,6 +36,7 @@ pub const GROUPS: &[&str] = &[
 
 const ALL_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const READ_VERBS: &[&str] = &["get", "list", "watch"];
 const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
 struct Row {
@@ -66,6 +69,7 @@ const ROWS: &[Row] = &[
     row(BuiltIn::Event, "", "Event", "events", &["ev"], true, false),
     row(BuiltIn::Namespace, "", "Namespace", "namespaces", &["ns"], false, true),
     row(BuiltIn::Node, "", "Node", "nodes", &["no"], false, true),
+    row(BuiltIn::Pod, "", "Pod", "pods", &["po"], true, false),
     row(BuiltIn::Secret, "", "Secret", "secrets", &[], true, false),
     row(BuiltIn::ServiceAccount, "", "ServiceAccount", "serviceaccounts", &["sa"], true, false),
     row(BuiltIn::EventsEvent, "events.k8s.io", "Event", "events", &["ev"], true, false),
@@ -97,7 +101,22 @@ fn kind(row: &Row) -> Kind {
         categories: if crd { vec!["api-extensions".into()] } else { Vec::new() },
         namespaced: row.namespaced,
         resource: resource_name(group, row.plural),
-        verbs: if row.built_in == BuiltIn::Namespace { NAMESPACE_VERBS } else { ALL_VERBS },
+        verbs: match row.built_in {
+            BuiltIn::Namespace => NAMESPACE_VERBS,
+            BuiltIn::Pod => READ_VERBS,
+            BuiltIn::Node
+            | BuiltIn::ConfigMap
+            | BuiltIn::Secret
+            | BuiltIn::ServiceAccount
+            | BuiltIn::Event
+            | BuiltIn::Lease
+            | BuiltIn::EventsEvent
+            | BuiltIn::CustomResourceDefinition
+            | BuiltIn::Role
+            | BuiltIn::RoleBinding
+            | BuiltIn::ClusterRole
+            | BuiltIn::ClusterRoleBinding => ALL_VERBS,
+        },
         status: row.status,
         origin: Origin::BuiltIn(row.built_in),
     }
@@ -112,6 +131,7 @@ impl BuiltIn {
             Self::ConfigMap => "io.k8s.api.core.v1.ConfigMap",
             Self::Secret => "io.k8s.api.core.v1.Secret",
             Self::ServiceAccount => "io.k8s.api.core.v1.ServiceAccount",
+            Self::Pod => "io.k8s.api.core.v1.Pod",
             Self::Event => "io.k8s.api.core.v1.Event",
             Self::Lease => "io.k8s.api.coordination.v1.Lease",
             Self::EventsEvent => "io.k8s.api.events.v1.Event",
@@ -140,6 +160,7 @@ impl BuiltIn {
             | Self::ConfigMap
             | Self::Secret
             | Self::ServiceAccount
+            | Self::Pod
             | Self::CustomResourceDefinition => false,
         }
     }
@@ -158,6 +179,7 @@ impl BuiltIn {
     pub fn selectable_fields(self) -> &'static [&'static str] {
         match self {
             Self::Secret => &["type"],
+            Self::Pod => &["spec.nodeName", "status.phase"],
             Self::Node => &["spec.unschedulable"],
             Self::Namespace => &["status.phase"],
             Self::Event => &[
@@ -204,7 +226,7 @@ mod tests {
     #[test]
     fn every_built_in_kind_has_a_schema() {
         for kind in all() {
-            assert!(kind.schema().is_some(), "{}", kind.kind);
+            assert!(kind.schema().is_some() || !kind.allows("create"), "{}", kind.kind);
         }
     }
 }

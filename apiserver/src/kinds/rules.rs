@@ -30,6 +30,7 @@ pub fn default(built_in: BuiltIn, new: &mut Value) {
         BuiltIn::Node
         | BuiltIn::ConfigMap
         | BuiltIn::ServiceAccount
+        | BuiltIn::Pod
         | BuiltIn::Event
         | BuiltIn::Lease
         | BuiltIn::EventsEvent
@@ -63,6 +64,7 @@ pub fn prepare(built_in: BuiltIn, new: &mut Value, old: Option<&Value>, part: Pa
         | BuiltIn::Secret
         | BuiltIn::ConfigMap
         | BuiltIn::ServiceAccount
+        | BuiltIn::Pod
         | BuiltIn::Lease
         | BuiltIn::Role
         | BuiltIn::RoleBinding
@@ -156,6 +158,7 @@ pub fn undecodable(built_in: BuiltIn, new: &Value) -> Option<String> {
         BuiltIn::Namespace
         | BuiltIn::Node
         | BuiltIn::ServiceAccount
+        | BuiltIn::Pod
         | BuiltIn::CustomResourceDefinition
         | BuiltIn::Role
         | BuiltIn::RoleBinding
@@ -210,7 +213,10 @@ pub fn validate(built_in: BuiltIn, new: &Value, old: Option<&Value>) -> Vec<Caus
             validate_binding(new, old, &mut causes);
         }
         BuiltIn::Role | BuiltIn::ClusterRole => validate_role(new, &mut causes),
-        BuiltIn::Namespace | BuiltIn::ServiceAccount | BuiltIn::CustomResourceDefinition => {}
+        BuiltIn::Namespace
+        | BuiltIn::ServiceAccount
+        | BuiltIn::Pod
+        | BuiltIn::CustomResourceDefinition => {}
     }
     causes
 }

@@ -55,6 +55,7 @@ fn name_rule(kind: &Kind) -> NameRule {
             | BuiltIn::ConfigMap
             | BuiltIn::Secret
             | BuiltIn::ServiceAccount
+            | BuiltIn::Pod
             | BuiltIn::Event
             | BuiltIn::Lease
             | BuiltIn::EventsEvent

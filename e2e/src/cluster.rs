@@ -2,13 +2,14 @@
 //! times a second goes through a client, since starting a kubectl for each look would be most of
 //! what two cores do.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use crds::{Device, DeviceStatus};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::runtime::{Handle, Runtime};
@@ -145,6 +146,36 @@ impl Reader {
     pub fn reported(&self, device: &str, property: &str) -> Result<Reading, String> {
         let status = self.status(device)?.ok_or("no DeviceStatus")?;
         reading(&status, property).ok_or_else(|| format!("{property} is not in {:?}", status.status))
+    }
+
+    /// What every device of the namespace last reported for a property.
+    ///
+    /// # Errors
+    /// The API's, as text.
+    pub fn all_reported(&self, property: &str) -> Result<BTreeMap<String, String>, String> {
+        let statuses = self.statuses();
+        let list = self.handle.block_on(statuses.list(&ListParams::default()));
+        let list = list.map_err(|error| error.to_string())?;
+        let value = |status: &DeviceStatus| {
+            Some((status.metadata.name.clone()?, reading(status, property)?.value))
+        };
+        Ok(list.items.iter().filter_map(value).collect())
+    }
+
+    /// The revisions of a Device, its DeviceStatus and its Node: each changes with every write.
+    ///
+    /// # Errors
+    /// What is there instead.
+    pub fn revisions(&self, device: &str, node: &str) -> Result<[Option<String>; 3], String> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let node = self.handle.block_on(nodes.get(node)).map_err(|error| error.to_string())?;
+        let status = self.status(device)?.ok_or("no DeviceStatus")?;
+        let device = self.device(device)?.ok_or("no Device")?;
+        Ok([
+            device.metadata.resource_version,
+            status.metadata.resource_version,
+            node.metadata.resource_version,
+        ])
     }
 
     /// Waits until the DeviceStatus shows a value, and returns it with its time.

@@ -251,6 +251,26 @@ impl World {
         self.processes.insert(name.to_owned(), process);
     }
 
+    /// A mapper of an edge, not started.
+    pub fn add_mapper(&mut self, edge: &Edge, name: &str, binary: &str, protocol: &str) {
+        let sockets = self.sockets(edge);
+        let config = json!({
+            "grpc_server": {"socket_path": sockets.join(format!("{protocol}.sock"))},
+            "common": {
+                "name": format!("{protocol}-mapper"),
+                "version": "v0.1.0",
+                "api_version": "v1.0.0",
+                "protocol": protocol,
+                "address": "127.0.0.1",
+                "edgecore_sock": sockets.join("dmi.sock"),
+                "http_port": port::free().to_string(),
+            },
+            "log": "info,mapper_sdk=debug",
+        });
+        let file = self.write(&format!("{name}.yaml"), &config);
+        self.add_process(name, binary, &["--config-file", &file]);
+    }
+
     /// The wire of the websocket.
     ///
     /// # Panics
@@ -340,7 +360,7 @@ impl World {
             Some((hub, enrol)) => (hub.port(), enrol.port()),
             None => (self.ports.hub, self.ports.enrol),
         };
-        let sockets = self.dir.path().join(format!("s-{}", edge.edgecore));
+        let sockets = self.sockets(edge);
         let config = json!({
             "nodeName": edge.node,
             "cloud": {
@@ -357,24 +377,14 @@ impl World {
         let file = self.write(&format!("{}.yaml", edge.edgecore), &config);
         self.add_process(&edge.edgecore, "edgecore", &["--config", &file]);
 
-        let config = json!({
-            "grpc_server": {"socket_path": sockets.join("modbus.sock")},
-            "common": {
-                "name": "modbus-mapper",
-                "version": "v0.1.0",
-                "api_version": "v1.0.0",
-                "protocol": "modbus",
-                "address": "127.0.0.1",
-                "edgecore_sock": sockets.join("dmi.sock"),
-                "http_port": port::free().to_string(),
-            },
-            "log": "info,mapper_sdk=debug,mapper_modbus=debug",
-        });
-        let file = self.write(&format!("{}.yaml", edge.mapper), &config);
-        self.add_process(&edge.mapper, "mapper-modbus", &["--config-file", &file]);
+        self.add_mapper(edge, &edge.mapper, "mapper-modbus", "modbus");
         if !self.names.nodes.contains(&edge.node) {
             self.names.nodes.push(edge.node.clone());
         }
+    }
+
+    fn sockets(&self, edge: &Edge) -> PathBuf {
+        self.dir.path().join(format!("s-{}", edge.edgecore))
     }
 
     /// JSON is YAML.

@@ -200,6 +200,31 @@ fn converged_speaks_of_the_generation_that_was_applied() {
     });
 }
 
+/// Whoever waits for Converged and then reads the value must not read an older one.
+#[test]
+fn once_converged_is_true_the_device_status_shows_the_value() {
+    let (world, device) = World::new().with_a_boiler();
+    let shows = |name: &str, value: &str| {
+        wait::until("Converged is true of the newest generation", || {
+            let found = world.cluster.device(name)?.ok_or("no Device")?;
+            let conditions = found.status.unwrap_or_default().conditions;
+            let converged = conditions.iter().find(|c| c.type_ == "Converged").ok_or("no condition")?;
+            wait::equal(converged.status.as_str(), "True")?;
+            wait::equal(converged.observed_generation, found.metadata.generation)
+        });
+        let shown = world.cluster.reported(name, "setpoint").map(|reading| reading.value);
+        assert_eq!(shown, Ok(value.to_owned()), "Converged was true too early");
+    };
+    for value in ["101", "102", "103", "104", "105"] {
+        world.kubectl.desire("boiler-1", value);
+        shows("boiler-1", value);
+        // A device that is new has no DeviceStatus that could lag behind: it must be made first.
+        let name = format!("new-{value}");
+        world.kubectl.apply(&boiler::device(&name, &world.edge.node, device.port(), value));
+        shows(&name, value);
+    }
+}
+
 #[test]
 fn a_device_that_cannot_be_reached_is_offline_and_recovers_by_itself() {
     let (world, device) = World::new().with_a_boiler();

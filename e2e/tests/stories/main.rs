@@ -3,8 +3,10 @@
 //! `e2e/src/world.rs` says what a story can do; `docs` and DESIGN section 2 say what it must find.
 
 mod admit;
+mod budget;
 mod first_light;
 mod join;
 mod link;
+mod many;
 mod offline;
 mod restart;

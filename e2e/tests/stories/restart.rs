@@ -117,6 +117,24 @@ fn a_frozen_cloudcore_under_load_loses_nothing() {
 }
 
 #[test]
+fn a_cloudcore_frozen_until_the_edge_gave_it_up_loses_nothing() {
+    under_load(|world, _| {
+        world.process("cloudcore").pause();
+        world.edge.await_link(false);
+        world.process("cloudcore").resume();
+    });
+}
+
+#[test]
+fn an_edgecore_frozen_until_the_cloud_gave_it_up_loses_nothing() {
+    under_load(|world, _| {
+        world.process("edgecore").pause();
+        world.cluster.await_node(&world.edge.node, "Unknown");
+        world.process("edgecore").resume();
+    });
+}
+
+#[test]
 fn a_frozen_mapper_under_load_loses_nothing() {
     under_load(|world, load| {
         world.process("mapper").pause();

@@ -28,18 +28,26 @@ pub fn tools() -> PathBuf {
 }
 
 /// A cargo command in the repository.
+#[must_use]
+pub fn command(args: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = by_path(Path::new(&cargo));
+    command.args(args);
+    command
+}
+
+/// A program that works on the repository as cargo does.
 ///
 /// `cargo run` tells xtask about xtask (`CARGO_PKG_NAME` and so on). Some build scripts ask to be run
 /// again when those change, so they are taken away: a build by xtask and one by hand are the same.
 #[must_use]
-pub fn command(args: &[&str]) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(args).current_dir(root());
+pub fn by_path(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
-        if ours.iter().any(|prefix| text.starts_with(prefix)) || text == "CARGO" {
+        if ours.iter().any(|prefix| text.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }

@@ -15,17 +15,9 @@ use crate::{cargo, say};
 pub fn check() -> anyhow::Result<Outcome> {
     let deny = find_or_install()?;
     let run = |checks: &[&str]| {
-        let mut command = cargo::command(&["--version"]);
-        // As `cargo deny`, but from where it was found.
-        let mut direct = std::process::Command::new(&deny);
-        for (name, value) in command.stdin(Stdio::null()).get_envs() {
-            match value {
-                Some(value) => direct.env(name, value),
-                None => direct.env_remove(name),
-            };
-        }
-        direct.current_dir(cargo::root()).args(["--log-level", "error", "check"]).args(checks);
-        cargo::run(direct)
+        let mut command = cargo::by_path(&deny);
+        command.args(["--log-level", "warn", "check"]).args(checks).stdin(Stdio::null());
+        cargo::run(command)
     };
     run(&["bans", "licenses", "sources"])?;
     if has_advisories() {

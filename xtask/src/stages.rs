@@ -33,6 +33,12 @@ impl Stages {
         self.done.push((name, outcome, begin.elapsed()));
     }
 
+    /// Whether the stage that ran last failed.
+    #[must_use]
+    pub fn last_failed(&self) -> bool {
+        matches!(self.done.last(), Some((_, Outcome::Failed(_), _)))
+    }
+
     /// Whether everything passed.
     #[must_use]
     pub fn passed(&self) -> bool {

@@ -84,10 +84,11 @@ fn table(view: &View, elapsed: Duration, now_ms: i64) -> String {
     text
 }
 
-/// A number of many digits fits its column.
+/// A number shows three decimals at most: what follows is noise of the binary form.
 fn short(value: &str) -> String {
+    let decimals = value.split_once('.').map_or(0, |(_, decimals)| decimals.len());
     match value.parse::<f64>() {
-        Ok(number) if value.len() > 10 => format!("{number:.3}"),
+        Ok(number) if decimals > 3 => format!("{number:.3}"),
         _ => value.chars().take(10).collect(),
     }
 }

@@ -31,9 +31,12 @@ pub async fn start(
     let changes = || api.store.subscribe_all();
     let definitions = crds::Definitions::new(api.clone(), changes());
     let collector = gc::Collector::new(api.clone(), changes());
-    let keeper = namespaces::Keeper::new(api.clone(), changes(), ca_cert.to_owned());
+    let mut keeper = namespaces::Keeper::new(api.clone(), changes(), ca_cert.to_owned());
     namespaces::make_defaults(api).await.context("making the default namespaces")?;
-    tasks.spawn(definitions.start().await.context("reading the definitions")?.run());
+    let definitions = definitions.start().await.context("reading the definitions")?;
+    // What every namespace contains is there before the first client can look.
+    keeper.look_at_all().await;
+    tasks.spawn(definitions.run());
     tasks.spawn(collector.run());
     tasks.spawn(keeper.run());
     tasks.spawn(sweep::run(api.clone(), history));

@@ -71,7 +71,6 @@ impl Keeper {
 
     pub async fn run(mut self) {
         let mut stopping = self.api.stopping();
-        self.look_at_all().await;
         loop {
             tokio::select! {
                 () = stopped(&mut stopping) => return,
@@ -98,7 +97,8 @@ impl Keeper {
         }
     }
 
-    async fn look_at_all(&mut self) {
+    /// Tends every namespace there is.
+    pub async fn look_at_all(&mut self) {
         match self.api.store.keys(Some(&namespaces()), "").await {
             Ok(keys) => {
                 for key in keys {

@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use dmi_proto::authority::AnyAuthority;
 use dmi_proto::v1beta1::{
     self as dmi, device_mapper_service_server::DeviceMapperServiceServer as Server,
 };
+use futures_util::StreamExt as _;
 use tokio::{
     net::UnixListener,
     sync::watch,
@@ -135,7 +137,8 @@ async fn serve<D: Driver>(
     mut stopped: watch::Receiver<bool>,
 ) {
     let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-    let incoming = UnixListenerStream::new(listener);
+    let incoming =
+        UnixListenerStream::new(listener).map(|accepted| accepted.map(AnyAuthority::new));
     let service = Server::new(Service(crew));
     let served = tonic::transport::Server::builder()
         .serve_with_incoming_shutdown(service, incoming, stop)

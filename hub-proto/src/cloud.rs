@@ -26,7 +26,7 @@ use crate::Now;
 use crate::frame::{Envelope, FrameError};
 use crate::id::{DeviceId, IdSource, MessageId, NodeName, ObjectKey, Revision};
 use crate::message::{
-    Change, MessageError, ObjectChange, StateReport, ToCloud, ToEdge, TwinReport,
+    Change, MessageError, ObjectChange, StateReport, ToCloud, ToEdge, TwinReport, tombstone,
 };
 use crate::wire::{Operation, Resource};
 
@@ -459,7 +459,12 @@ fn object_message(send: Send) -> String {
     };
     let uid = Some(send.uid.to_string()).filter(|uid| !uid.is_empty());
     let change = ObjectChange { key: send.key, uid, revision, change };
-    ToEdge::Object(change).encode(&send.id, send.unix_ms).encode()
+    let last = send.last.map(|last| tombstone(&change, Some(&last.object)));
+    let mut envelope = ToEdge::Object(change).encode(&send.id, send.unix_ms);
+    if let Some(tombstone) = last {
+        envelope.content = tombstone;
+    }
+    envelope.encode()
 }
 
 #[cfg(test)]

@@ -206,7 +206,7 @@ impl ToEdge {
                 let (operation, content) = match &change.change {
                     Change::Upsert { create: true, object } => (Operation::Insert, object.clone()),
                     Change::Upsert { create: false, object } => (Operation::Update, object.clone()),
-                    Change::Delete => (Operation::Delete, tombstone(change)),
+                    Change::Delete => (Operation::Delete, tombstone(change, None)),
                 };
                 (Group::Resource, operation, Resource::Object(change.key.clone()), content)
             }
@@ -269,21 +269,43 @@ fn object_change(
     Ok(ObjectChange { key, uid: Some(meta.uid).filter(|uid| !uid.is_empty()), revision, change })
 }
 
-/// The content of a deletion: as much of the object as an upstream edge needs to name it.
-fn tombstone(change: &ObjectChange) -> Box<RawValue> {
-    let kind = match change.key.kind() {
-        crate::id::ObjectKind::Device => "Device",
-        crate::id::ObjectKind::DeviceModel => "DeviceModel",
-    };
-    raw(&serde_json::json!({
-        "apiVersion": "devices.kubeedge.io/v1beta1",
-        "kind": kind,
-        "metadata": {
+/// The content of a deletion: as much of the object as an upstream edge needs to name it, and of the
+/// object as it `last` was the protocol, without which that edge does not find the mapper to tell.
+pub(crate) fn tombstone(change: &ObjectChange, last: Option<&RawValue>) -> Box<RawValue> {
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Spec {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        protocol: Option<Box<RawValue>>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Last {
+        spec: Spec,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Tombstone<'a> {
+        api_version: &'a str,
+        kind: &'a str,
+        metadata: serde_json::Value,
+        spec: Spec,
+    }
+    let last: Last =
+        last.and_then(|last| serde_json::from_str(last.get()).ok()).unwrap_or_default();
+    raw(&Tombstone {
+        api_version: "devices.kubeedge.io/v1beta1",
+        kind: match change.key.kind() {
+            crate::id::ObjectKind::Device => "Device",
+            crate::id::ObjectKind::DeviceModel => "DeviceModel",
+        },
+        metadata: serde_json::json!({
             "name": change.key.name(),
             "namespace": change.key.namespace(),
             "uid": change.uid.clone().unwrap_or_default(),
-        },
-    }))
+        }),
+        spec: last.spec,
+    })
 }
 
 /// Names that cannot be Kubernetes names are left out: nothing of ours can be meant by them.

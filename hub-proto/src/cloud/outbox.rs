@@ -26,6 +26,8 @@ pub(super) struct Send {
     pub uid: Arc<str>,
     /// The object, or `None` for a deletion.
     pub desired: Option<Desired>,
+    /// For a deletion: the object as it was last wanted here, if it ever was.
+    pub last: Option<Desired>,
     /// Whether the edge is thought not to have the object.
     pub create: bool,
     /// Whether the same message has been written before.
@@ -64,6 +66,8 @@ pub(super) struct Outbox {
 struct Entry {
     /// The object, or `None`: the edge is to drop it.
     want: Option<Desired>,
+    /// While the edge is to drop it: the object as it was last wanted.
+    last: Option<Desired>,
     uid: Arc<str>,
     phase: Phase,
     /// The revision that the edge acked last in this session.
@@ -183,12 +187,13 @@ impl Outbox {
     ) -> bool {
         let Some(entry) = self.entries.get_mut(&key) else {
             let phase = Phase::Stored;
-            let entry = Entry { want, uid, phase, stored: None, urgent, refusals: 0 };
+            let entry = Entry { want, last: None, uid, phase, stored: None, urgent, refusals: 0 };
             self.entries.insert(key.clone(), entry);
             self.enqueue(key);
             return false;
         };
-        entry.want = want;
+        let before = std::mem::replace(&mut entry.want, want);
+        entry.last = if entry.want.is_some() { None } else { before.or(entry.last.take()) };
         entry.uid = uid;
         entry.urgent = urgent;
         entry.refusals = 0;
@@ -278,6 +283,7 @@ impl Outbox {
             key: key.clone(),
             uid: Arc::clone(&entry.uid),
             desired: entry.want.clone(),
+            last: entry.last.clone(),
             create: entry.stored.is_none(),
             again: false,
         };
@@ -298,6 +304,7 @@ impl Outbox {
             key: key.clone(),
             uid: Arc::clone(&entry.uid),
             desired: entry.want.clone(),
+            last: entry.last.clone(),
             create: flight.create,
             again: true,
         })

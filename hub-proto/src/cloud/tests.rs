@@ -464,3 +464,37 @@ fn answers_to_nothing_are_ignored() {
     assert_eq!(talk.session.owed(), 0);
     assert_eq!(talk.session.counters().acked, 1);
 }
+
+#[test]
+fn a_deletion_names_the_protocol_or_an_upstream_edge_does_not_find_the_mapper() {
+    let mut talk = talk();
+    let mut boiler = device("t1", 2);
+    let object = serde_json::json!({
+        "metadata": { "namespace": "dev", "name": "t1", "uid": "u", "resourceVersion": "2" },
+        "spec": {
+            "nodeName": "gw-1",
+            "protocol": { "protocolName": "modbus", "configData": { "slaveID": 1 } },
+        },
+    });
+    boiler.object = serde_json::value::to_raw_value(&object).unwrap().into();
+    talk.start_with(vec![model("m", 1), boiler]);
+    talk.ack_all();
+    talk.session.remove(key(ObjectKind::Device, "t1"));
+
+    let content = |talk: &mut Talk| {
+        let texts = std::iter::from_fn(|| talk.session.poll_transmit(talk.now()));
+        let envelopes: Vec<_> =
+            texts.map(|text| Envelope::decode(text.as_bytes()).unwrap()).collect();
+        let deletion = envelopes.iter().find(|sent| sent.route.operation == "delete").unwrap();
+        serde_json::from_str::<serde_json::Value>(deletion.content.get()).unwrap()
+    };
+    let golden = serde_json::json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1",
+        "kind": "Device",
+        "metadata": { "namespace": "dev", "name": "t1", "uid": "u" },
+        "spec": { "protocol": { "protocolName": "modbus", "configData": { "slaveID": 1 } } },
+    });
+    assert_eq!(content(&mut talk), golden);
+    talk.wait(Duration::from_secs(6));
+    assert_eq!(content(&mut talk), golden, "sent again");
+}

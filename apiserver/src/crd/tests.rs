@@ -203,24 +203,33 @@ fn an_established_definition_keeps_its_scope_and_its_stored_versions() {
     assert_eq!(both["status"]["storedVersions"], json!(["v1", "v2"]));
 }
 
-/// The real definitions of upstream, as long as the shared fixtures are there.
+/// The real definitions of upstream accept the real examples, and nothing in them is unknown.
 #[test]
 fn the_definitions_of_upstream_are_accepted_and_their_examples_fit() {
-    let shared = std::path::Path::new("/work/shared/fixtures");
-    let read = |path: &std::path::Path| yaml(&std::fs::read_to_string(path).unwrap());
-    let files = |dir: &str| -> Vec<std::path::PathBuf> {
-        let entries = std::fs::read_dir(shared.join(dir));
-        entries.into_iter().flatten().map(|e| e.unwrap().path()).collect()
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let files = |dir: std::path::PathBuf| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect()
     };
-    let mut crds = Vec::new();
+    let read = |path: &std::path::PathBuf| yaml(&std::fs::read_to_string(path).unwrap());
+    let mut crds: Vec<Value> = files(fixtures.clone())
+        .iter()
+        .map(read)
+        .filter(|value| value["kind"] == "CustomResourceDefinition")
+        .collect();
+    // The whole collection, where it is at hand.
     for dir in ["devices", "operations", "reliablesyncs", "router"] {
-        for path in files(&format!("upstream-crds/{dir}")) {
-            let crd = read(&path);
-            assert_eq!(problems(crd.clone()), Vec::<String>::new(), "{}", path.display());
-            crds.push(crd);
-        }
+        let shared = std::path::Path::new("/work/shared/fixtures/upstream-crds").join(dir);
+        crds.extend(files(shared).iter().map(read));
     }
-    for path in files("upstream-manifests/v1beta1") {
+    assert!(crds.len() >= 4, "{}", crds.len());
+    for crd in &crds {
+        assert_eq!(problems(crd.clone()), Vec::<String>::new(), "{}", crd["metadata"]["name"]);
+    }
+    let manifests = files(fixtures.join("upstream"));
+    assert!(manifests.len() >= 10);
+    for path in manifests {
         let mut object = read(&path);
         let crd = crds
             .iter()

@@ -4,6 +4,7 @@
 //! task gives it a channel to the socket for as long as the socket lives. A socket that takes
 //! nothing fills that short channel, and the session then makes nothing.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -219,6 +220,9 @@ async fn read(
             Some(Ok(Message::Binary(bytes))) => LinkEvent::Frame(bytes),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => LinkEvent::Heard,
             Some(Ok(Message::Close(_))) | None => return Ended::Lost("the cloud closed it".into()),
+            Some(Err(WsError::Io(error))) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Ended::Lost("the cloud went away".into());
+            }
             Some(Err(error)) => return Ended::Lost(error.to_string()),
         };
         if events.send(event).await.is_err() {

@@ -20,6 +20,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::agent::Question;
+
 /// The agent answers in milliseconds, if it answers.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -27,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const BIND_RETRIES: u32 = 50;
 const BIND_WAIT: Duration = Duration::from_millis(100);
 
-type Questions = mpsc::Sender<oneshot::Sender<serde_json::Value>>;
+type Questions = mpsc::Sender<Question>;
 
 #[derive(Clone)]
 struct Ops {
@@ -80,10 +82,10 @@ pub async fn serve(
 }
 
 impl Ops {
-    async fn ask(&self) -> Option<serde_json::Value> {
+    async fn ask(&self, with_devices: bool) -> Option<serde_json::Value> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.questions.send(reply).await.ok()?;
+            self.questions.send(Question { with_devices, reply }).await.ok()?;
             answer.await.ok()
         };
         tokio::time::timeout(DEADLINE, asked).await.ok().flatten()
@@ -91,14 +93,14 @@ impl Ops {
 }
 
 async fn healthz(State(ops): State<Ops>) -> Response {
-    match ops.ask().await {
+    match ops.ask(false).await {
         Some(_) => "ok\n".into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "the agent does not answer\n").into_response(),
     }
 }
 
 async fn readyz(State(ops): State<Ops>) -> Response {
-    let Some(status) = ops.ask().await else {
+    let Some(status) = ops.ask(false).await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "agent: does not answer\n").into_response();
     };
     match status["store"]["problem"].as_str() {
@@ -110,7 +112,7 @@ async fn readyz(State(ops): State<Ops>) -> Response {
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {
-    let _ = ops.ask().await; // brings the gauges up to date
+    let _ = ops.ask(false).await; // brings the gauges up to date
     let mut text = String::new();
     if prometheus_client::encoding::text::encode(&mut text, &ops.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -120,7 +122,7 @@ async fn metrics(State(ops): State<Ops>) -> Response {
 }
 
 async fn status(State(ops): State<Ops>) -> Response {
-    match ops.ask().await {
+    match ops.ask(true).await {
         Some(status) => {
             ([(header::CONTENT_TYPE, "application/json")], format!("{status}\n")).into_response()
         }

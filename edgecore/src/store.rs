@@ -7,6 +7,7 @@
 
 mod db;
 pub mod rules;
+mod schema;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -17,7 +18,7 @@ use hub_proto::message::ObjectChange;
 use tokio::sync::mpsc;
 
 use db::Database;
-pub use db::OpenError;
+pub use schema::OpenError;
 
 /// Writes that may wait for the disk. The agent stops reading from the link long before this.
 pub const QUEUE: usize = 512;

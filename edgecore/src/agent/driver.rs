@@ -6,10 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{anyhow, bail};
 use hub_proto::Now;
 use hub_proto::edge::Transmit;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::{Agent, Effect, Event};
+use super::{Agent, Effect, Event, Question};
 use crate::dmi::mapper::{self, MapperEvent};
 use crate::dmi::server::DmiRequest;
 use crate::fleet::Call;
@@ -27,7 +27,7 @@ pub struct Inputs {
     /// Requests of mappers.
     pub dmi: mpsc::Receiver<DmiRequest>,
     /// Questions of the ops endpoint.
-    pub status: mpsc::Receiver<oneshot::Sender<serde_json::Value>>,
+    pub status: mpsc::Receiver<Question>,
     /// Time to go.
     pub stop: watch::Receiver<bool>,
 }
@@ -82,7 +82,7 @@ pub async fn run(
                 continue;
             },
             Some(event) = mappers.recv() => Event::Mapper(event),
-            Some(reply) = inputs.status.recv() => Event::Status(reply),
+            Some(question) = inputs.status.recv() => Event::Status(question),
             () = until(timeout) => Event::Timeout,
             () = room(hands.link.as_ref()), if link_is_full => continue,
         };

@@ -8,7 +8,7 @@ use crate::twin::rfc3339;
 use hub_proto::id::DeviceId;
 
 impl Agent {
-    pub(super) fn status(&self) -> Value {
+    pub(super) fn status(&self, with_devices: bool) -> Value {
         let (models, devices) = self.fleet.sizes();
         self.metrics.devices.set(i64::try_from(devices).unwrap_or(i64::MAX));
         self.metrics.models.set(i64::try_from(models).unwrap_or(i64::MAX));
@@ -31,6 +31,11 @@ impl Agent {
                 })
             })
             .collect();
+        let each: Vec<Value> = if with_devices {
+            self.fleet.devices().map(|(id, held)| self.device(id, held)).collect()
+        } else {
+            Vec::new()
+        };
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "link": {
@@ -48,7 +53,7 @@ impl Agent {
                 "problem": self.store_problem,
             },
             "mappers": mappers,
-            "devices": self.fleet.devices().map(|(id, held)| self.device(id, held)).collect::<Vec<_>>(),
+            "devices": with_devices.then_some(each),
         })
     }
 

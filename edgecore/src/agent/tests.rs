@@ -2,9 +2,11 @@ use hub_proto::frame::Envelope;
 use hub_proto::id::{MessageId, NodeName, ObjectKey, ObjectKind, Revision};
 use hub_proto::message::{ObjectChange, ToCloud, ToEdge};
 use serde_json::json;
+use tonic::Status;
 
 use super::*;
-use crate::dmi::server::Timed;
+use crate::dmi::mapper::MapperChange;
+use crate::dmi::server::{MapperInfo, ReportedTwin, Timed};
 
 struct Node {
     agent: Agent,
@@ -157,7 +159,7 @@ fn a_disk_that_is_full_is_said_and_not_acked() {
     assert!(matches!(&node.sent()[..], [ToCloud::Refuse { reason, .. }] if reason == "disk full"));
     assert_eq!(node.agent.fleet.sizes(), (0, 0), "memory holds what the disk holds");
     let (reply, mut status) = oneshot::channel();
-    node.handle(Event::Status(reply));
+    node.handle(Event::Status(Question { with_devices: true, reply }));
     assert_eq!(status.try_recv().unwrap()["store"]["problem"], "disk full");
 }
 

@@ -25,7 +25,18 @@ impl Node {
         Self::start_in(dir, cloud).await
     }
 
+    /// As [`Node::start`], but the hub is reached at another address.
+    pub async fn start_via(cloud: &Cloud, hub: SocketAddr) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        cloud.write_token(&dir.path().join("token"));
+        Self::start_with(dir, cloud, hub).await
+    }
+
     pub async fn start_in(dir: TempDir, cloud: &Cloud) -> Self {
+        Self::start_with(dir, cloud, cloud.hub).await
+    }
+
+    async fn start_with(dir: TempDir, cloud: &Cloud, hub: SocketAddr) -> Self {
         // A free port; another process may take it in between, which the test then shows.
         let ops = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = format!(
@@ -35,7 +46,7 @@ impl Node {
              dmi: {{socket: {path}/run/dmi.sock}}\n\
              ops: {{listen: \"{ops}\"}}\n\
              log: info,edgecore=debug\n",
-            cloud.hub,
+            hub,
             cloud.enrol,
             path = dir.path().display(),
         );

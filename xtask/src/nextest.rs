@@ -64,7 +64,8 @@ pub fn run(
     counts: &mut Counts,
 ) -> anyhow::Result<Outcome> {
     // One selection of packages for both suites: another would be built with other features, anew.
-    let command = if is_installed() {
+    let nextest = is_installed();
+    let command = if nextest {
         let expression = match suite {
             Suite::Unit => "not package(e2e)",
             Suite::EndToEnd => "package(e2e)",
@@ -97,7 +98,7 @@ pub fn run(
         command
     };
     let (passed, text) = tee(tools.given_to(command))?;
-    let seen = count(&text);
+    let seen = if nextest { count_nextest(&text) } else { count_cargo_test(&text) };
     *counts = counts.plus(seen);
     Ok(match (passed, seen) {
         (true, _) => Outcome::Noted(format!("{} tests", seen.run())),
@@ -112,7 +113,7 @@ pub fn run(
 /// cargo cannot be started.
 pub fn doc_tests(tools: &Tools, counts: &mut Counts) -> anyhow::Result<Outcome> {
     let (passed, text) = tee(tools.given_to(cargo::command(&["test", "--workspace", "--doc"])))?;
-    let seen = count(&text);
+    let seen = count_cargo_test(&text);
     *counts = counts.plus(seen);
     Ok(if passed {
         Outcome::Noted(format!("{} examples", seen.run()))
@@ -156,25 +157,31 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// Adds up the closing lines of nextest (`Summary [...]`) and of cargo test (`test result:`).
-fn count(text: &str) -> Counts {
+/// Reads nextest's last line. What failed tests printed, and may look like it, stands before.
+fn count_nextest(text: &str) -> Counts {
+    let numbers = text.lines().rev().find_map(|line| line.trim_start().strip_prefix("Summary ["));
+    numbers.map(count).unwrap_or_default()
+}
+
+/// Adds up the closing lines of every test program.
+fn count_cargo_test(text: &str) -> Counts {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("test result:"))
+        .fold(Counts::default(), |counts, numbers| counts.plus(count(numbers)))
+}
+
+/// Reads the numbers of a closing line.
+fn count(numbers: &str) -> Counts {
     let mut counts = Counts::default();
-    for line in text.lines().map(str::trim_start) {
-        let Some(numbers) =
-            line.strip_prefix("Summary [").or_else(|| line.strip_prefix("test result:"))
-        else {
-            continue;
-        };
-        for phrase in numbers.split([',', ';', ':', '.', '(', ')']) {
-            let Some((number, word)) = phrase.trim().split_once(' ') else { continue };
-            let Ok(number) = number.parse::<usize>() else { continue };
-            match word {
-                "passed" => counts.passed += number,
-                "failed" | "timed out" | "exec failed" => counts.failed += number,
-                "skipped" | "ignored" => counts.skipped += number,
-                // `tests run`, `slow`, `flaky`, `measured`, `filtered out`: parts of the others.
-                _ => {}
-            }
+    for phrase in numbers.split([',', ';', ':', '.', '(', ')']) {
+        let Some((number, word)) = phrase.trim().split_once(' ') else { continue };
+        let Ok(number) = number.parse::<usize>() else { continue };
+        match word {
+            "passed" => counts.passed += number,
+            "failed" | "timed out" | "exec failed" => counts.failed += number,
+            "skipped" | "ignored" => counts.skipped += number,
+            // `tests run`, `slow`, `flaky`, `measured`, `filtered out`: parts of the others.
+            _ => {}
         }
     }
     counts
@@ -188,11 +195,13 @@ mod tests {
     fn closing_lines_are_counted() {
         let nextest = "     Summary [  12.3s] 20/21 tests run: 17 passed (2 slow, 1 leaky), 2 failed, \
                        1 timed out, 4 skipped";
-        assert_eq!(count(nextest), Counts { passed: 17, failed: 3, skipped: 4 });
+        let printed =
+            format!("test result: FAILED. 0 passed; 1 failed\nSummary [ 1 passed\n{nextest}\n");
+        assert_eq!(count_nextest(&printed), Counts { passed: 17, failed: 3, skipped: 4 });
         let test = "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 9 filtered out; \
                     finished in 0.10s\n\
                     test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(count(test), Counts { passed: 6, failed: 2, skipped: 1 });
+        assert_eq!(count_cargo_test(test), Counts { passed: 6, failed: 2, skipped: 1 });
     }
 
     #[test]
@@ -201,6 +210,6 @@ mod tests {
             "\x1b[32;1m     Summary\x1b[0m [   1.0s] \x1b[1m3\x1b[0m tests run: \
                           \x1b[1m3\x1b[0m \x1b[32;1mpassed\x1b[0m, \x1b[1m0\x1b[0m skipped",
         );
-        assert_eq!(count(&text), Counts { passed: 3, failed: 0, skipped: 0 });
+        assert_eq!(count_nextest(&text), Counts { passed: 3, failed: 0, skipped: 0 });
     }
 }

@@ -60,15 +60,28 @@ pub fn run(args: &EdgeResetArgs) -> anyhow::Result<()> {
             run_dir.display()
         ),
     )?;
+    let node = joined_as(&config_dir);
     let mut steps = Steps::new("reset", args.output);
     args.supervisor.uninstall(EDGECORE_UNIT, &mut steps)?;
     plan.perform(&mut steps)?;
     if steps.lines().is_empty() {
         steps.say("nothing of Kedge was here");
     }
-    steps.say("The Node object stays in the cluster: kubectl delete node NAME");
+    if let Some(node) = node {
+        steps.say(format_args!(
+            "The Node stays in the cluster. To remove it: kubectl delete node {node}"
+        ));
+        steps.fact("node", node);
+    }
     steps.finish();
     Ok(())
+}
+
+/// The name of the node that this machine is.
+fn joined_as(config_dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(config_dir.join(CONFIG_FILE)).ok()?;
+    let config: serde_json::Value = serde_yaml_ng::from_str(&text).ok()?;
+    Some(config["nodeName"].as_str()?.to_owned())
 }
 
 /// What a reset removes.

@@ -23,9 +23,9 @@ pub mod cell {
 /// The model of all boilers.
 #[must_use]
 pub fn model() -> Value {
-    let property = |name: &str, data_type: &str, access: &str| {
+    fn property(name: &str, data_type: &str, access: &str) -> Value {
         json!({"name": name, "type": data_type, "accessMode": access})
-    };
+    }
     json!({
         "apiVersion": "devices.kubeedge.io/v1beta1",
         "kind": "DeviceModel",

@@ -145,7 +145,8 @@ impl Reader {
     /// What is there instead.
     pub fn reported(&self, device: &str, property: &str) -> Result<Reading, String> {
         let status = self.status(device)?.ok_or("no DeviceStatus")?;
-        reading(&status, property).ok_or_else(|| format!("{property} is not in {:?}", status.status))
+        reading(&status, property)
+            .ok_or_else(|| format!("{property} is not in {:?}", status.status))
     }
 
     /// What every device of the namespace last reported for a property.

@@ -120,7 +120,12 @@ impl Device {
                 panic!("the device ended with {status}; has {} pymodbus?", python.display());
             }
             let lines = lock(&device.commands.printed.lines);
-            lines.events.iter().find(|e| e.get("listening").is_some()).map(drop).ok_or("nothing".into())
+            lines
+                .events
+                .iter()
+                .find(|e| e.get("listening").is_some())
+                .map(drop)
+                .ok_or("nothing".into())
         });
         device
     }
@@ -145,9 +150,9 @@ impl Device {
     /// The cells as they are.
     #[must_use]
     pub fn get(&self, table: Table, address: u16, count: u16) -> Vec<u16> {
-        let answer = self.commands.ask(
-            json!({"get": {"table": table.name(), "address": address, "count": count}}),
-        );
+        let answer = self
+            .commands
+            .ask(json!({"get": {"table": table.name(), "address": address, "count": count}}));
         cells(&answer["values"])
     }
 

@@ -110,11 +110,7 @@ impl Run {
     /// When it failed.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert!(
-            self.success,
-            "{} failed:\n{}{}",
-            self.command, self.stdout, self.stderr
-        );
+        assert!(self.success, "{} failed:\n{}{}", self.command, self.stdout, self.stderr);
         self.stdout
     }
 

@@ -136,8 +136,7 @@ impl Audit {
         assert!(seen.len() >= 3, "the audit saw too little to judge by: {seen:?}");
         for pair in seen.windows(2) {
             let number = |reading: &Reading| reading.value.parse::<f64>().unwrap_or(f64::NAN);
-            let forwards =
-                number(&pair[0]) <= number(&pair[1]) && pair[0].at_ms <= pair[1].at_ms;
+            let forwards = number(&pair[0]) <= number(&pair[1]) && pair[0].at_ms <= pair[1].at_ms;
             assert!(forwards, "the DeviceStatus went backwards: {pair:?} in {seen:?}");
         }
     }

@@ -22,7 +22,8 @@ pub fn free() -> u16 {
     (0..span)
         .map(|_| {
             let step = NEXT.fetch_add(1, Ordering::Relaxed) % span;
-            RANGE.start + u16::try_from((u32::from(start) + u32::from(step)) % u32::from(span)).unwrap_or(0)
+            RANGE.start
+                + u16::try_from((u32::from(start) + u32::from(step)) % u32::from(span)).unwrap_or(0)
         })
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap_or_else(|| panic!("no port of {RANGE:?} is free"))

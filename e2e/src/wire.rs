@@ -244,7 +244,8 @@ fn carry(number: u64, way: Way, mut from: TcpStream, mut to: TcpStream, state: &
     let shared = Arc::clone(state);
     let reading = std::thread::spawn(move || {
         while let Some((delay, rate)) = wait_until_carrying(number, &shared) {
-            let mut bytes = vec![0; rate.map_or(CHUNK, |rate| (rate as usize / 50).clamp(1, CHUNK))];
+            let mut bytes =
+                vec![0; rate.map_or(CHUNK, |rate| (rate as usize / 50).clamp(1, CHUNK))];
             let Ok(length @ 1..) = from.read(&mut bytes) else { return };
             bytes.truncate(length);
             if sender.send((wait::now() + delay, bytes)).is_err() {
@@ -274,7 +275,9 @@ fn carry(number: u64, way: Way, mut from: TcpStream, mut to: TcpStream, state: &
     let _ = sink.shutdown(Shutdown::Both);
     let _ = reading.join();
     let ends = [source.peer_addr().ok(), sink.peer_addr().ok()];
-    lock(state).open.retain(|stream| stream.peer_addr().is_ok_and(|peer| !ends.contains(&Some(peer))));
+    lock(state)
+        .open
+        .retain(|stream| stream.peer_addr().is_ok_and(|peer| !ends.contains(&Some(peer))));
 }
 
 /// Waits while the wire carries nothing for this connection; `None` when it never will again. Nothing

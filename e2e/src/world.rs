@@ -422,7 +422,8 @@ impl Drop for World {
         if self.names.shared {
             let (devices, system) = (&self.names.devices, &self.names.system);
             self.processes.clear();
-            let _ = self.kubectl.run(&["delete", "namespace", devices, system, "--wait=false"], None);
+            let _ =
+                self.kubectl.run(&["delete", "namespace", devices, system, "--wait=false"], None);
             for node in &self.names.nodes {
                 let _ = self.kubectl.run(&["delete", "node", node, "--ignore-not-found"], None);
                 let lease = ["--namespace=kube-node-lease", "delete", "lease", node];

@@ -55,11 +55,15 @@ fn a_device_that_can_only_fail_is_refused_with_the_field_named() {
     let world = World::new();
     type Spoil = fn(&mut Value);
     let cases: [(&str, Spoil); 10] = [
-        ("spec.deviceModelRef", |spec| drop(spec.as_object_mut().unwrap().remove("deviceModelRef"))),
+        ("spec.deviceModelRef", |spec| {
+            drop(spec.as_object_mut().unwrap().remove("deviceModelRef"))
+        }),
         ("spec.deviceModelRef.name", |spec| spec["deviceModelRef"] = json!({})),
         ("spec.protocol", |spec| drop(spec.as_object_mut().unwrap().remove("protocol"))),
         ("spec.protocol.protocolName", |spec| spec["protocol"]["protocolName"] = json!("")),
-        ("spec.properties[0].collectCycle", |spec| spec["properties"][0]["collectCycle"] = json!(-1)),
+        ("spec.properties[0].collectCycle", |spec| {
+            spec["properties"][0]["collectCycle"] = json!(-1)
+        }),
         ("spec.properties[1].reportCycle", |spec| spec["properties"][1]["reportCycle"] = json!(-5)),
         ("spec.properties", |spec| spec["properties"][1]["name"] = json!("setpoint")),
         ("spec.properties[0].desired.value", |spec| spec["properties"][0]["desired"] = json!({})),
@@ -137,7 +141,8 @@ fn a_bad_object_never_stops_the_others_and_says_what_is_wrong() {
     let mut alien = at("alien");
     alien["spec"]["protocol"]["protocolName"] = json!("telepathy");
     let mut vague = at("vague");
-    vague["spec"]["properties"][0]["visitors"]["configData"] = json!({"register": "NoSuchRegister"});
+    vague["spec"]["properties"][0]["visitors"]["configData"] =
+        json!({"register": "NoSuchRegister"});
     for bad in [&orphan, &misspelt, &wordy, &nested, &alien, &vague] {
         world.kubectl.apply(bad);
     }
@@ -269,9 +274,8 @@ fn manifests(folder: &str) -> Vec<(String, String)> {
         std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
-    let read = |file: &PathBuf| {
-        (file.display().to_string(), std::fs::read_to_string(file).unwrap())
-    };
+    let read =
+        |file: &PathBuf| (file.display().to_string(), std::fs::read_to_string(file).unwrap());
     files.iter().map(read).collect()
 }
 

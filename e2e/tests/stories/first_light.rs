@@ -208,7 +208,8 @@ fn once_converged_is_true_the_device_status_shows_the_value() {
         wait::until("Converged is true of the newest generation", || {
             let found = world.cluster.device(name)?.ok_or("no Device")?;
             let conditions = found.status.unwrap_or_default().conditions;
-            let converged = conditions.iter().find(|c| c.type_ == "Converged").ok_or("no condition")?;
+            let converged =
+                conditions.iter().find(|c| c.type_ == "Converged").ok_or("no condition")?;
             wait::equal(converged.status.as_str(), "True")?;
             wait::equal(converged.observed_generation, found.metadata.generation)
         });
@@ -296,9 +297,11 @@ fn a_changed_model_reaches_the_devices_that_use_it() {
     world.kubectl.apply(&model);
     world.kubectl.desire("boiler-1", "51");
     world.cluster.await_condition("boiler-1", "Converged", "False");
-    wait::throughout(Duration::from_secs(1), "a value beyond the model's bounds is not written", || {
-        wait::equal(device.get(Table::Holding, cell::SETPOINT, 1), vec![40])
-    });
+    wait::throughout(
+        Duration::from_secs(1),
+        "a value beyond the model's bounds is not written",
+        || wait::equal(device.get(Table::Holding, cell::SETPOINT, 1), vec![40]),
+    );
     model["spec"]["properties"][0]["maximum"] = json!("60");
     world.kubectl.apply(&model);
     device.await_cells(Table::Holding, cell::SETPOINT, &[51]);

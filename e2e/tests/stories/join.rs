@@ -16,8 +16,7 @@ fn a_wrong_token_is_refused_and_both_sides_say_so() {
     // The hash of the CA is right, so the edge trusts the cloud; the signature is not.
     let forged: String = {
         let (head, signature) = token.rsplit_once('.').unwrap();
-        let flipped: String =
-            signature.chars().map(|c| if c == 'A' { 'B' } else { 'A' }).collect();
+        let flipped: String = signature.chars().map(|c| if c == 'A' { 'B' } else { 'A' }).collect();
         format!("{head}.{flipped}")
     };
     std::fs::write(&edge.token, &forged).unwrap();
@@ -142,8 +141,17 @@ fn keadm_takes_a_gateway_from_nothing_to_a_value_and_back_to_nothing() {
     let (hub, enrol, ops) = (port::free(), port::free(), port::free());
 
     let init = keadm(&[
-        "init", "--kube-config", &kubeconfig, "--config-dir", &cloud, "--data-dir", &cloud_data,
-        "--namespace", &namespace, "--supervisor", "none",
+        "init",
+        "--kube-config",
+        &kubeconfig,
+        "--config-dir",
+        &cloud,
+        "--data-dir",
+        &cloud_data,
+        "--namespace",
+        &namespace,
+        "--supervisor",
+        "none",
     ]);
     // Ports of its own, as an operator would change them: several worlds share this machine.
     let config = format!("{cloud}/cloudcore.yaml");
@@ -156,7 +164,13 @@ fn keadm_takes_a_gateway_from_nothing_to_a_value_and_back_to_nothing() {
     start_printed(&mut world, "keadm-cloudcore", "cloudcore", &init);
 
     let token = keadm(&[
-        "gettoken", "--kube-config", &kubeconfig, "--namespace", &namespace, "--timeout", "30",
+        "gettoken",
+        "--kube-config",
+        &kubeconfig,
+        "--namespace",
+        &namespace,
+        "--timeout",
+        "30",
     ]);
     let token_file = place("keadm-token");
     std::fs::write(&token_file, &token).unwrap();

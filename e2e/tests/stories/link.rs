@@ -62,7 +62,11 @@ fn an_enrolment_cut_at_any_byte_is_done_again() {
         wait::until(&format!("{way:?} is cut after {bytes} bytes, or no longer needed"), || {
             let traffic = world.enrol_wire().traffic();
             let enrolled = edge.data.join("pki/node.crt").is_file();
-            if enrolled || traffic.cuts > count as u64 { Ok(()) } else { Err(format!("{traffic:?}")) }
+            if enrolled || traffic.cuts > count as u64 {
+                Ok(())
+            } else {
+                Err(format!("{traffic:?}"))
+            }
         });
     }
     world.enrol_wire().mend();
@@ -152,7 +156,7 @@ fn two_gateways_with_one_identity_do_not_mix_up_values() {
     world.kill(&edge.edgecore);
     copy(&edge.data, &clone.data);
     world.start(&edge.edgecore);
-    let audit = Audit::start(&world.cluster, "boiler-1", "temperature");
+    let audit = Audit::start(&world.cluster, "boiler-1", "setpoint");
     let desired = Counting::desired(world.cluster.reader(), "boiler-1");
     world.start(&clone.edgecore);
     wait::until("sixty numbers", || {

@@ -2,6 +2,8 @@
 //!
 //! `e2e/src/world.rs` says what a story can do; `docs` and DESIGN section 2 say what it must find.
 
+#![expect(clippy::unwrap_used, reason = "what the stories share is test code too")]
+
 mod admit;
 mod budget;
 mod first_light;

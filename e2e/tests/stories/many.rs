@@ -37,10 +37,10 @@ fn changed_while_down(part: &str) {
 
     world.kill(part);
     // The last five go, five others come, all the rest changes twice.
-    let (rest, gone) = (MANY - 5, MANY - 5..MANY);
+    let rest = MANY - 5;
     world.kubectl.apply(&crowd(0..rest, 2));
     world.kubectl.apply(&crowd(0..rest, 3));
-    let names: Vec<_> = gone.clone().map(name).collect();
+    let names: Vec<_> = (rest..MANY).map(name).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     world.kubectl.ok(&[&["delete", "device", "--wait=false"][..], &names].concat());
     world.kubectl.apply(&crowd(MANY..MANY + 5, 3));

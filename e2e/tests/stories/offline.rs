@@ -175,7 +175,8 @@ fn everything_comes_up_when_the_cloud_comes_last() {
     world.kubectl.apply(&boiler::device("boiler-1", &edge.node, device.port(), "40"));
     world.kubectl.apply(&boiler::model());
     wait::throughout(Duration::from_secs(1), "edge and mapper wait", || {
-        let running = [world.process("edgecore").is_running(), world.process("mapper").is_running()];
+        let running =
+            [world.process("edgecore").is_running(), world.process("mapper").is_running()];
         wait::equal(running, [true, true])
     });
     world.start("cloudcore");
@@ -238,10 +239,12 @@ fn a_gateway_with_a_new_disk_gets_everything_again() {
     let (mut world, device) = World::new().with_a_boiler();
     let edge = world.edge.clone();
     world.kill(&edge.edgecore);
+    world.kill(&edge.mapper);
     std::fs::remove_dir_all(&edge.data).unwrap();
     device.set(Table::Holding, cell::SETPOINT, &[0]);
     world.issue_token(&edge);
     world.start(&edge.edgecore);
+    world.start(&edge.mapper);
     edge.await_devices(&["boiler-1"]);
     device.await_cells(Table::Holding, cell::SETPOINT, &[40]);
     device.set(Table::Input, cell::TEMPERATURE, &[3]);

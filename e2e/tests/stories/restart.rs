@@ -180,7 +180,11 @@ impl Load {
         let temperature = self.temperature.last().max(FIRST) + more;
         wait::until("the load goes on", || {
             let seen = (self.desired.last(), self.temperature.last());
-            if seen.0 >= desired && seen.1 >= temperature { Ok(()) } else { Err(format!("{seen:?}")) }
+            if seen.0 >= desired && seen.1 >= temperature {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
         });
     }
 }

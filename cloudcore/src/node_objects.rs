@@ -1,8 +1,9 @@
 //! Keeps the Node object and the Lease of every gateway, so that `kubectl get nodes` tells the truth.
 //!
-//! API budget per connected node: one Lease patch per quarter of the lease duration (10 s by default),
-//! one Node status patch per transition. On a real cluster the node controller watches the Lease as
-//! well and comes to the same verdict. Nodes are never deleted here: that is the operator's decision.
+//! API budget per connected node: one Lease patch per quarter of the lease duration (10 s by default);
+//! one Node read and one status patch per session, one Lease read and one status patch per loss. On a
+//! real cluster the node controller watches the Lease as well and comes to the same verdict. Nodes are
+//! never deleted here: that is the operator's decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -281,11 +282,7 @@ impl NodeWriter {
             let status = node.status.as_ref();
             let version = status.and_then(|status| status.node_info.as_ref());
             let ours = version.is_some_and(|info| info.kubelet_version.ends_with(MARK));
-            let conditions = status.and_then(|status| status.conditions.as_deref());
-            let ready = |c: &k8s_openapi::api::core::v1::NodeCondition| {
-                c.type_ == "Ready" && c.status == "True"
-            };
-            ours && conditions.unwrap_or_default().iter().any(ready)
+            ours && is_ready(node)
         });
         Ok(ready.filter_map(|node| NodeName::parse(node.metadata.name.as_deref()?).ok()).collect())
     }
@@ -315,10 +312,14 @@ impl NodeWriter {
     }
 
     async fn ready(&self, node: &NodeName) -> Result<(), kube::Error> {
-        let status = ready_status("True", "EdgeReady", "the gateway is connected");
-        match self.patch_status(node, &status).await {
-            Err(error) if is_code(&error, 404) => {}
-            patched => return patched,
+        let mut status = ready_status("True", "EdgeReady", "the gateway is connected");
+        if let Some(known) = self.nodes.get_opt(node.as_str()).await? {
+            if is_ready(&known) {
+                // It did not turn: the time of the last turn stays.
+                let condition = status["status"]["conditions"][0].as_object_mut();
+                condition.map(|condition| condition.remove("lastTransitionTime"));
+            }
+            return self.patch_status(node, &status).await;
         }
         let object: Node =
             serde_json::from_value(node_object(node)).map_err(kube::Error::SerdeError)?;
@@ -388,6 +389,11 @@ impl NodeWriter {
             created => created.map(drop),
         }
     }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
+    conditions.unwrap_or_default().iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn node_object(node: &NodeName) -> Value {

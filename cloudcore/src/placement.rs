@@ -2,8 +2,9 @@
 //!
 //! # Rules
 //! * A node holds the devices whose `spec.nodeName` names it, and the models they refer to.
-//! * A device whose model is missing, or that cannot be read, is *parked*: still the node's, not sent.
-//!   What the edge has of it stays there and keeps working; deleting a model by accident stops nothing.
+//! * A device whose model is missing, that does not fit its model, or that cannot be read, is *parked*:
+//!   still the node's, not sent. What the edge has of it stays there and keeps working; deleting a model
+//!   or misspelling a property by accident stops nothing.
 //! * Only what an edge can act on counts as a change. A new resourceVersion with the same content (a
 //!   status write, managedFields) changes nothing and is not sent.
 //! * An edited model is sent to the nodes that use it, alone: edges merge it into their devices.
@@ -13,10 +14,14 @@ mod document;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crds::{DeviceModelSpec, DeviceSpec, validate};
 use hub_proto::cloud::{Desired, Snapshot};
 use hub_proto::id::{DeviceId, NodeName, ObjectKey, ObjectKind, Revision};
 
 pub use document::{BadObject, DeviceDoc, ModelDoc, ObjectDoc};
+
+/// Problems of one device that are named; more would not fit a condition's message.
+const NAMED: usize = 5;
 
 /// Why a device is not delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub enum Parked {
     ModelNotFound(ObjectKey),
     /// The object is not a Device we understand.
     Unreadable(String),
+    /// The device by itself, or against its model, could only fail later.
+    Invalid(String),
 }
 
 /// What changes on one node.
@@ -46,11 +53,18 @@ pub type Changes = Vec<(NodeName, Change)>;
 /// The index. O(1) per device event, O(users) per model event.
 #[derive(Debug, Default)]
 pub struct Placement {
-    models: HashMap<ObjectKey, ObjectDoc>,
+    models: HashMap<ObjectKey, Model>,
     devices: HashMap<DeviceId, Placed>,
     nodes: HashMap<NodeName, NodeIndex>,
     /// Devices by the model they refer to, whether it exists or not.
     users: HashMap<ObjectKey, BTreeSet<DeviceId>>,
+}
+
+#[derive(Debug)]
+struct Model {
+    object: ObjectDoc,
+    /// What devices are checked against, or why nothing can be.
+    spec: Result<DeviceModelSpec, String>,
 }
 
 #[derive(Debug)]
@@ -59,6 +73,8 @@ struct Placed {
     /// The model it refers to.
     model: Option<ObjectKey>,
     unreadable: Option<String>,
+    /// Why it does not fit, looked at whenever it or its model changes.
+    invalid: Option<String>,
     object: ObjectDoc,
 }
 
@@ -73,16 +89,17 @@ impl Placement {
     /// A model was added or changed.
     pub fn apply_model(&mut self, key: &ObjectKey, model: ModelDoc) -> Changes {
         let known = self.models.get(key);
-        if known.is_some_and(|known| known.same_content(&model.object)) {
+        if known.is_some_and(|known| known.object.same_content(&model.object)) {
             return Changes::new();
         }
         let appeared = known.is_none();
-        self.models.insert(key.clone(), model.object);
+        self.models.insert(key.clone(), Model { object: model.object, spec: model.spec });
 
         let mut changes = Changes::new();
-        let Some(users) = self.users.get(key) else { return changes };
+        let Some(users) = self.users.get(key).cloned() else { return changes };
         let mut told = BTreeSet::new();
-        for id in users {
+        for id in &users {
+            let refit = self.check_again(id);
             let Some(device) = self.devices.get(id) else { continue };
             let Some(node) = &device.node else { continue };
             if told.insert(node.clone())
@@ -90,7 +107,7 @@ impl Placement {
             {
                 changes.push((node.clone(), change));
             }
-            if appeared {
+            if appeared || refit {
                 changes.push((node.clone(), self.present(id, device)));
             }
         }
@@ -113,10 +130,12 @@ impl Placement {
 
     /// A device was added or changed.
     pub fn apply_device(&mut self, id: &DeviceId, device: DeviceDoc) -> Changes {
+        let invalid = self.check(&device.spec, device.model.as_ref());
         let mut next = Placed {
             node: device.node,
             model: device.model,
             unreadable: device.unreadable,
+            invalid,
             object: device.object,
         };
         let Some(known) = self.devices.remove(id) else {
@@ -165,8 +184,8 @@ impl Placement {
         let mut snapshot = Snapshot::default();
         let Some(index) = self.nodes.get(node) else { return snapshot };
         for key in index.models.keys() {
-            if let Some(object) = self.models.get(key) {
-                snapshot.objects.push(object.desired(key.clone(), None));
+            if let Some(model) = self.models.get(key) {
+                snapshot.objects.push(model.object.desired(key.clone(), None));
             }
         }
         for id in &index.devices {
@@ -234,8 +253,37 @@ impl Placement {
             Some(model) if !self.models.contains_key(model) => {
                 Some(Parked::ModelNotFound(model.clone()))
             }
-            Some(_) => None,
+            Some(_) => device.invalid.clone().map(Parked::Invalid),
         }
+    }
+
+    /// Everything that is wrong with a device, against its model if that is there.
+    fn check(&self, spec: &DeviceSpec, model: Option<&ObjectKey>) -> Option<String> {
+        let model_spec = match model.and_then(|key| self.models.get(key)) {
+            Some(Model { spec: Err(reason), .. }) => return Some(format!("its model: {reason}")),
+            Some(Model { spec: Ok(spec), .. }) => Some(spec),
+            None => None,
+        };
+        let of_model = model_spec.map(validate::model).unwrap_or_default();
+        let of_device = validate::device(spec, model_spec);
+        let wrong = |problem: &&validate::Problem| problem.severity == validate::Severity::Error;
+        let problems: Vec<_> = of_model
+            .iter()
+            .filter(wrong)
+            .map(|problem| format!("its model: {problem}"))
+            .chain(of_device.iter().filter(wrong).map(ToString::to_string))
+            .take(NAMED)
+            .collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+
+    /// Looks at a device anew after its model changed. Returns whether the answer is another.
+    fn check_again(&mut self, id: &DeviceId) -> bool {
+        let Some(device) = self.devices.get(id) else { return false };
+        let Some(spec) = device.object.device_spec() else { return false };
+        let invalid = self.check(&spec, device.model.as_ref());
+        let Some(device) = self.devices.get_mut(id) else { return false };
+        std::mem::replace(&mut device.invalid, invalid.clone()) != invalid
     }
 
     fn present(&self, id: &DeviceId, device: &Placed) -> Change {
@@ -246,8 +294,8 @@ impl Placement {
     }
 
     fn upsert_model(&self, key: &ObjectKey) -> Option<Change> {
-        let object = self.models.get(key)?;
-        Some(Change::Upsert(object.desired(key.clone(), None)))
+        let model = self.models.get(key)?;
+        Some(Change::Upsert(model.object.desired(key.clone(), None)))
     }
 
     /// Enters a device into the indexes; the model goes to the node with its first user there.
@@ -311,6 +359,16 @@ impl Placement {
 }
 
 impl ObjectDoc {
+    /// The specification of a Device, read from what is sent.
+    fn device_spec(&self) -> Option<DeviceSpec> {
+        #[derive(serde::Deserialize)]
+        struct Document {
+            #[serde(default)]
+            spec: DeviceSpec,
+        }
+        serde_json::from_str::<Document>(self.object.get()).ok().map(|document| document.spec)
+    }
+
     fn same_content(&self, other: &Self) -> bool {
         self.uid == other.uid && self.digest == other.digest
     }

@@ -38,10 +38,10 @@ const CONFIRMS: usize = 1024;
 const REPORTS: usize = 256;
 /// Confirmations and lists that the gateway has not taken yet.
 const BACKLOG: usize = 4096;
-/// Bytes handed to the socket before it is flushed.
-const UNFLUSHED: usize = 256 * 1024;
-/// A flush that takes longer means a peer that is gone or stuck.
-const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// Bytes handed to the socket before it is flushed. Small: what is in there cannot be overtaken.
+const UNFLUSHED: usize = 64 * 1024;
+/// A flush that takes longer means a peer that is gone or stuck. Long enough for 64 KiB over GPRS.
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 /// Courtesy at the end of a session.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -250,7 +250,6 @@ impl Connection<'_> {
         });
         let reports = &mut self.reports;
         tokio::select! {
-            biased;
             _ = ended => Input::Superseded,
             () = stop.wait() => Input::Stop,
             confirm = self.confirms.recv() => Input::Confirm(confirm),
@@ -269,18 +268,20 @@ impl Connection<'_> {
         }
     }
 
-    /// Hands the socket what the session has to say, as long as there is room.
+    /// Hands the socket what the session has to say, as long as it takes it without waiting: a stuck
+    /// peer must not keep us from hearing that we are to stop, or are superseded.
     async fn write(&mut self) -> Result<(), String> {
-        while self.unflushed < UNFLUSHED
-            && let Some(text) = self.machine.poll_transmit(clock::now())
-        {
-            self.unflushed += text.len();
-            let fed = timeout(WRITE_DEADLINE, self.socket.feed(Message::text(text))).await;
-            match fed {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(ending(&error)),
-                Err(_) => return Err("the gateway takes nothing any more".into()),
+        while self.unflushed < UNFLUSHED {
+            let socket = &mut self.socket;
+            match poll_fn(|cx| Poll::Ready(socket.poll_ready_unpin(cx))).await {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Err(ending(&error)),
+                Poll::Pending => return Ok(()),
             }
+            // Only now: what is most urgent may have changed while the socket was busy.
+            let Some(text) = self.machine.poll_transmit(clock::now()) else { return Ok(()) };
+            self.unflushed += text.len();
+            self.socket.start_send_unpin(Message::text(text)).map_err(|error| ending(&error))?;
         }
         Ok(())
     }

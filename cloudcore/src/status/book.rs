@@ -7,6 +7,8 @@
 //! * At most one write of each kind per device and interval; none when nothing changed.
 //! * A failed write is tried again with growing pauses, with the newest values of that time.
 //! * Properties that left the specification leave the status.
+//! * Conditions follow values: what a condition says of a value can be read in the DeviceStatus by
+//!   then, unless the API takes no DeviceStatus.
 //!
 //! Bounded by the devices and their properties; of reports that wait for confirmation the newest
 //! [`record::WAITING`] per device are remembered (an edge sends the others again).
@@ -24,7 +26,7 @@ use hub_proto::id::{DeviceId, MessageId, NodeName, ObjectKey, Revision};
 use hub_proto::message::{StateReport, TwinReport};
 
 use super::action::{Action, Outcome, Target, Verdict, Write};
-use super::conditions::Reach;
+use super::conditions::{Reach, Shown};
 use super::deadlines::Deadlines;
 use super::seen::{DeviceSeen, ModelSeen, StatusSeen};
 use crate::hub::nodes::SessionId;
@@ -438,29 +440,44 @@ impl Book {
 
     fn start_reported(&mut self, id: &DeviceId, now: Now) -> Option<Write> {
         let interval = self.interval;
+        let judged = self.judgement(id, now);
         let record = self.devices.get_mut(id)?;
+        record.judged = judged;
         record.reported.start(now.instant + interval);
         record.carried.extend(record.waiting.drain(..));
         let action = Action::Reported { patch: record.patch(), exists: record.exists };
         Some(Write { device: id.clone(), uid: Arc::clone(&record.seen.uid), action })
     }
 
-    fn start_conditions(&mut self, id: &DeviceId, now: Now) -> Option<Write> {
-        let interval = self.interval;
+    /// What the conditions should say of everything known now.
+    fn judgement(&self, id: &DeviceId, now: Now) -> Option<Shown> {
         let record = self.devices.get(id)?;
         let types = record.seen.model.as_ref().and_then(|model| self.models.get(model));
         let node = record.seen.node.as_ref();
         let lost = node.is_some_and(|node| self.lost.contains(node));
         let reach = if lost { Reach::Lost } else { Reach::Here };
-        let next = record.seen.shown.next(&record.facts(types, reach), now.unix_ms);
-        let digest = record.seen.digest;
-        let turned = record.seen.shown.turned(&next) || record.shown_digest != Some(digest);
-        let (uid, patch) = (Arc::clone(&record.seen.uid), next.patch());
+        Some(record.seen.shown.next(&record.facts(types, reach), now.unix_ms))
+    }
+
+    fn start_conditions(&mut self, id: &DeviceId, now: Now) -> Option<Write> {
+        let interval = self.interval;
         let record = self.devices.get_mut(id)?;
-        if !turned {
+        let next = if record.reported.is_owed() {
+            // Only what the DeviceStatus already shows; the write that is owed asks again.
+            record.provable.take()
+        } else {
+            record.provable = None;
+            self.judgement(id, now)
+        };
+        let record = self.devices.get_mut(id)?;
+        let digest = record.seen.digest;
+        let turned =
+            |next: &Shown| record.seen.shown.turned(next) || record.shown_digest != Some(digest);
+        let Some(next) = next.filter(turned) else {
             record.conditions.due = None;
             return None;
-        }
+        };
+        let (uid, patch) = (Arc::clone(&record.seen.uid), next.patch());
         record.conditions.start(now.instant + interval);
         let action = Action::Conditions { patch, next, digest };
         Some(Write { device: id.clone(), uid, action })
@@ -483,6 +500,7 @@ impl Book {
             Action::Conditions { .. } => &mut record.conditions,
         };
         let again = lane.finish(&outcome, now.instant);
+        let settled = write.target() == Target::Reported && !matches!(outcome, Outcome::Failed(_));
         match (&write.action, outcome) {
             (Action::Reported { .. }, Outcome::Written(revision)) => {
                 record.exists = true;
@@ -505,8 +523,14 @@ impl Book {
             (Action::Conditions { .. }, Outcome::Rejected(_) | Outcome::Failed(_))
             | (Action::DeleteReported, _) => {}
         }
+        if settled {
+            record.provable = record.judged.take();
+        }
         if let Some(delay) = again {
             self.mark(&write.device, write.target(), now, delay);
+        }
+        if settled {
+            self.mark(&write.device, Target::Conditions, now, Duration::ZERO);
         }
         confirms
     }

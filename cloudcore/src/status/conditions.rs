@@ -2,7 +2,7 @@
 //!
 //! | condition | True means |
 //! |---|---|
-//! | ModelResolved | the model exists and the device can be read |
+//! | ModelResolved | the model exists and the device fits it |
 //! | Delivered | the edge has this revision in its store |
 //! | Accepted | the mapper works with the desired values |
 //! | Converged | the device reports the desired values |
@@ -263,7 +263,7 @@ fn is(status: Truth, reason: &'static str, message: impl Into<String>) -> Judgem
 
 fn model_resolved(facts: &Facts<'_>) -> Judgement {
     match facts.parked {
-        None => is(Truth::True, "Resolved", "the model exists"),
+        None => is(Truth::True, "Resolved", "the model exists and the device fits it"),
         Some(Parked::NoModelReference) => {
             is(Truth::False, "NoModelReference", "spec.deviceModelRef names no model")
         }
@@ -273,6 +273,7 @@ fn model_resolved(facts: &Facts<'_>) -> Judgement {
             format!("{model} does not exist; the edge keeps what it has"),
         ),
         Some(Parked::Unreadable(reason)) => is(Truth::False, "Unreadable", reason.clone()),
+        Some(Parked::Invalid(problems)) => is(Truth::False, "Invalid", problems.clone()),
     }
 }
 
@@ -281,7 +282,11 @@ fn delivered(facts: &Facts<'_>) -> Option<Judgement> {
         return Some(is(Truth::False, "NoNode", "spec.nodeName is empty: nobody should have it"));
     };
     if facts.parked.is_some() {
-        return Some(is(Truth::False, "Parked", "not delivered until its model is resolved"));
+        return Some(is(
+            Truth::False,
+            "Parked",
+            "not delivered until ModelResolved; the edge keeps what it has",
+        ));
     }
     match (facts.delivery, facts.reach) {
         (Delivery::Stored, _) => {

@@ -12,7 +12,7 @@ use hub_proto::message::{TwinValue, TwinValues};
 use serde_json::{Map, Value, json};
 
 use crate::status::action::Outcome;
-use crate::status::conditions::{Delivery, Facts, PropertyFact, Reach};
+use crate::status::conditions::{Delivery, Facts, PropertyFact, Reach, Shown};
 use crate::status::seen::{DeviceSeen, PropertySeen};
 
 /// Unconfirmed reports remembered per device.
@@ -45,6 +45,10 @@ pub(super) struct Record {
     pub shown_digest: Option<[u8; 32]>,
     pub reported: Lane,
     pub conditions: Lane,
+    /// What the conditions would say of the values in the write that is under way,
+    pub judged: Option<Shown>,
+    /// and of those in the last that went through.
+    pub provable: Option<Shown>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +106,8 @@ impl Record {
             shown_digest,
             reported: Lane::default(),
             conditions: Lane::default(),
+            judged: None,
+            provable: None,
         }
     }
 
@@ -283,6 +289,11 @@ pub(super) fn take_newer(
 }
 
 impl Lane {
+    /// Whether there is something to write, or being written, and nothing speaks against it.
+    pub fn is_owed(&self) -> bool {
+        self.failures == 0 && (self.writing || self.due.is_some())
+    }
+
     pub fn start(&mut self, not_before: Instant) {
         self.due = None;
         self.writing = true;

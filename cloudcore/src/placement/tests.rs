@@ -18,7 +18,9 @@ fn model_object(name: &str, revision: u64, content: u64) -> DynamicObject {
             "resourceVersion": revision.to_string(), "generation": content,
             "managedFields": [{ "manager": format!("kubectl-{revision}") }],
         },
-        "spec": { "protocol": "virtual", "properties": [{ "name": format!("p{content}"), "type": "INT" }] },
+        "spec": { "protocol": "virtual", "properties": [
+            { "name": "p", "type": "INT" }, { "name": format!("p{content}"), "type": "INT" },
+        ] },
     }))
 }
 
@@ -154,6 +156,35 @@ fn deleting_a_model_stops_no_device() {
     assert_eq!(said(&placement.delete_model(&model_key("m"))), ["gw: park a"]);
     assert_eq!(placement.snapshot(&node("gw")).parked, [id("a")]);
     assert_eq!(placement.see_model(model_object("m", 3, 1)), ["gw: m@3", "gw: a@2"]);
+}
+
+#[test]
+fn a_device_that_does_not_fit_its_model_is_parked_and_its_faults_are_named() {
+    let mut placement = Placement::default();
+    placement.see_model(model_object("m", 1, 1));
+    placement.see_device(device_object("a", "gw", "m", 2, 1));
+    let mut misspelt = device_object("a", "gw", "m", 3, 2);
+    misspelt.data["spec"]["properties"] =
+        json!([{ "name": "temprature" }, { "name": "p", "desired": { "value": "very warm" } }]);
+    assert_eq!(placement.see_device(misspelt), ["gw: park a"]);
+    let Some(Parked::Invalid(reason)) = placement.parked(&id("a")) else { panic!("not parked") };
+    assert!(
+        reason.contains("spec.properties[0].name: \"temprature\" is not in the model"),
+        "{reason}"
+    );
+    assert!(reason.contains("\"very warm\" is not of type INT"), "{reason}");
+    assert_eq!(placement.see_device(device_object("a", "gw", "m", 4, 1)), ["gw: a@4"]);
+}
+
+#[test]
+fn an_edited_model_parks_the_devices_that_no_longer_fit_and_frees_them_again() {
+    let mut placement = Placement::default();
+    placement.see_model(model_object("m", 1, 1));
+    placement.see_device(device_object("a", "gw", "m", 2, 1));
+    let mut without = model_object("m", 3, 2);
+    without.data["spec"]["properties"] = json!([{ "name": "q" }]);
+    assert_eq!(placement.see_model(without), ["gw: m@3", "gw: park a"]);
+    assert_eq!(placement.see_model(model_object("m", 4, 3)), ["gw: m@4", "gw: a@2"]);
 }
 
 #[test]

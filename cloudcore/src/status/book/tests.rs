@@ -528,6 +528,45 @@ fn a_change_that_goes_through_at_once_is_one_condition_write() {
     assert_eq!(writes[0]["status"]["observedGeneration"], 2);
 }
 
+/// `kubectl wait --for=condition=Converged`, then reading the value, must not show the old one: not
+/// even while other values change all the time and every write takes a while.
+#[test]
+fn converged_is_said_only_when_the_value_can_be_read() {
+    let mut story = story();
+    story.book.stored(&node("gw"), &id("t1"), Revision(1), story.now);
+    story.reports("gw", "t1", "set", "4", 1);
+    let (mut readable, mut under_way, mut said) = (Value::Null, Vec::new(), 0);
+    for n in 2..2000u64 {
+        story.reports("gw", "t1", "temp", &n.to_string(), n);
+        if n == 700 {
+            story.reports("gw", "t1", "set", "5", n);
+        }
+        while let Some(write) = story.book.next_write(story.now) {
+            under_way.push((n + 8, write));
+        }
+        let (ended, rest): (Vec<_>, Vec<_>) = under_way.into_iter().partition(|(at, _)| *at <= n);
+        under_way = rest;
+        for (_, write) in ended {
+            match &write.action {
+                Action::Reported { patch, .. } => readable = patch.clone(),
+                Action::Conditions { patch, .. } => {
+                    let conditions = patch["status"]["conditions"].as_array().unwrap();
+                    let converged = conditions.iter().find(|c| c["type"] == "Converged").unwrap();
+                    if converged["status"] == "True" {
+                        said += 1;
+                        let set = values(&readable).into_iter().find(|(name, _)| name == "set");
+                        assert_eq!(set, Some(("set".into(), "5".into())), "at {n}");
+                    }
+                }
+                Action::DeleteReported => {}
+            }
+            story.perform(&write);
+        }
+        story.pass(Duration::from_millis(5));
+    }
+    assert_eq!(said, 1, "and it is said, once, although values never rest");
+}
+
 #[test]
 fn a_node_that_is_gone_for_longer_than_its_lease_makes_its_devices_unknown() {
     let mut story = story();

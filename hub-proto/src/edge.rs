@@ -220,7 +220,9 @@ impl EdgeSession {
                 self.events.push_back(EdgeEvent::Devices(devices));
             }
             ToEdge::Confirm(report) => {
-                if let Some(confirmed) = self.reports.confirm(&report) {
+                // Only an upstream cloud leaves the question for the list unanswered.
+                let forgetful = live.list_at.is_some();
+                if let Some(confirmed) = self.reports.confirm(&report, forgetful) {
                     self.events.push_back(EdgeEvent::Confirmed(confirmed));
                 }
             }

@@ -34,6 +34,14 @@ impl Edge {
         edge
     }
 
+    /// Connected to a cloud of ours: it has said which devices there are.
+    fn listed() -> Self {
+        let mut edge = Self::connected();
+        edge.say(&ToEdge::Devices(vec![device("a")]), "l1");
+        edge.events();
+        edge
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now.instant += time;
         self.now.unix_ms += u64::try_from(time.as_millis()).unwrap();
@@ -204,7 +212,7 @@ fn keepalives_go_before_acks_and_acks_before_reports() {
 
 #[test]
 fn several_properties_of_a_device_share_a_report_and_the_newest_value_counts() {
-    let mut edge = Edge::connected();
+    let mut edge = Edge::listed();
     edge.report("a", "t", "1", 1);
     edge.report("a", "p", "2", 2);
     edge.report("a", "t", "3", 3);
@@ -226,6 +234,41 @@ fn several_properties_of_a_device_share_a_report_and_the_newest_value_counts() {
     let next = edge.messages();
     assert_eq!(twin(&next[0]).twins["t"].reported.as_ref().unwrap().value, "4");
     assert_ne!(next[0].id.to_string(), id);
+}
+
+#[test]
+fn a_cloud_without_a_list_forgets_first_values_and_is_told_them_twice() {
+    let mut edge = Edge::connected();
+    edge.events();
+    edge.report("a", "t", "1", 1);
+    edge.report("a", "p", "1", 2);
+    let first = edge.messages();
+    edge.report("a", "p", "2", 3);
+    edge.say(&ToEdge::Confirm(first[0].id.clone()), "c1");
+    let confirmed = |edge: &mut Edge| {
+        let events = edge.events().into_iter();
+        let marks = events.filter_map(|event| {
+            let EdgeEvent::Confirmed(Confirmed::Values { marks, .. }) = event else { return None };
+            Some(marks)
+        });
+        marks.flatten().map(|(name, mark)| format!("{name}{mark}")).collect::<Vec<_>>()
+    };
+    assert_eq!(confirmed(&mut edge), ["p2"], "what is to be told again does not count yet");
+    let second = edge.messages();
+    let told = |name: &str| twin(&second[0]).twins[name].reported.as_ref().unwrap().value.clone();
+    assert_eq!((told("t"), told("p")), ("1".into(), "2".into()));
+    edge.say(&ToEdge::Confirm(second[0].id.clone()), "c2");
+    assert_eq!(confirmed(&mut edge), ["p3", "t1"]);
+    assert_eq!(edge.session.unconfirmed(), 0);
+
+    // Only the first of each property is forgotten, also over connections.
+    edge.session.disconnected();
+    edge.session.connected(edge.now);
+    edge.report("a", "t", "5", 4);
+    let third = edge.messages().pop().unwrap();
+    edge.say(&ToEdge::Confirm(third.id), "c3");
+    assert_eq!(confirmed(&mut edge), ["t4"]);
+    assert_eq!(edge.session.unconfirmed(), 0);
 }
 
 #[test]
@@ -269,7 +312,7 @@ fn state(text: &str) -> StateValue {
 
 #[test]
 fn a_forgotten_device_is_not_spoken_of() {
-    let mut edge = Edge::connected();
+    let mut edge = Edge::listed();
     edge.report("a", "t", "1", 1);
     let sent = edge.messages();
     edge.report("a", "t", "2", 2);
@@ -284,7 +327,7 @@ fn a_forgotten_device_is_not_spoken_of() {
 
 #[test]
 fn reports_in_flight_are_bounded_and_no_device_starves() {
-    let mut edge = Edge::connected();
+    let mut edge = Edge::listed();
     for index in 0..1000 {
         edge.report(&format!("d{index}"), "t", "1", index);
     }
@@ -301,7 +344,7 @@ fn reports_in_flight_are_bounded_and_no_device_starves() {
 
 #[test]
 fn a_large_device_is_told_in_several_reports() {
-    let mut edge = Edge::connected();
+    let mut edge = Edge::listed();
     let value = "x".repeat(60 * 1024);
     for index in 0..20 {
         edge.report("a", &format!("p{index}"), &value, index);

@@ -67,6 +67,8 @@ pub(super) struct Reports {
     retries: BTreeSet<(Instant, LaneKey)>,
     under_way: BTreeMap<MessageId, LaneKey>,
     arrivals: u64,
+    /// Properties that a forgetful cloud has confirmed once, by device; bounded by the devices.
+    begun: HashMap<DeviceId, BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +115,7 @@ impl Reports {
     }
 
     pub(super) fn forget(&mut self, device: &DeviceId) {
+        self.begun.remove(device);
         for subject in [Subject::Values, Subject::State] {
             let key = (device.clone(), subject);
             if let Some(lane) = self.lanes.remove(&key) {
@@ -145,10 +148,20 @@ impl Reports {
         }
     }
 
-    pub(super) fn confirm(&mut self, report: &MessageId) -> Option<Confirmed> {
+    /// A `forgetful` cloud confirms the first report of a property and keeps an empty entry (upstream
+    /// up to v1.23 at least): that value is told once more before it counts, unless a newer one is.
+    pub(super) fn confirm(&mut self, report: &MessageId, forgetful: bool) -> Option<Confirmed> {
         let key = self.under_way.remove(report)?;
         let lane = self.lanes.get_mut(&key)?;
-        let sent = lane.sent.take()?;
+        let mut sent = lane.sent.take()?;
+        if forgetful && !sent.what.values.is_empty() {
+            let begun = self.begun.entry(key.0.clone()).or_default();
+            let (again, told) = sent.what.values.into_iter().partition(|(name, _)| {
+                begun.insert(name.clone()) && !lane.pending.values.contains_key(name)
+            });
+            sent.what.values = told;
+            lane.pending.put_under(Pending { values: again, state: None });
+        }
         self.retries.remove(&(sent.retry_at, key.clone()));
         let idle = lane.pending.is_empty();
         if idle {
@@ -163,7 +176,8 @@ impl Reports {
         match subject {
             Subject::Values => {
                 let marks = sent.what.values.into_iter().map(|(name, (_, mark))| (name, mark));
-                Some(Confirmed::Values { device, marks: marks.collect() })
+                let marks: Vec<_> = marks.collect();
+                (!marks.is_empty()).then_some(Confirmed::Values { device, marks })
             }
             Subject::State => sent.what.state.map(|(_, mark)| Confirmed::State { device, mark }),
         }

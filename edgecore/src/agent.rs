@@ -116,6 +116,8 @@ struct LinkState {
     since_ms: u64,
     last_error: Option<String>,
     connects: u64,
+    /// The cloud's list came over this connection, so it is one that tells all.
+    listed: bool,
 }
 
 impl Agent {
@@ -173,6 +175,7 @@ impl Agent {
                     since_ms: now.unix_ms,
                     last_error: Some(reason),
                     connects: self.link.connects,
+                    listed: false,
                 };
                 self.metrics.link_up.set(0);
             }
@@ -277,6 +280,7 @@ impl Agent {
             since_ms: now.unix_ms,
             last_error: None,
             connects: self.link.connects + 1,
+            listed: false,
         };
         self.metrics.link_up.set(1);
         self.metrics.connects.inc();
@@ -287,7 +291,10 @@ impl Agent {
             EdgeEvent::Store { delivery, change } => {
                 self.store(Write::Deliver { delivery, change })
             }
-            EdgeEvent::Devices(devices) => self.store(Write::Retain(devices)),
+            EdgeEvent::Devices(devices) => {
+                self.link.listed = true;
+                self.store(Write::Retain(devices));
+            }
             EdgeEvent::Confirmed(Confirmed::Values { device, marks }) => {
                 for (property, mark) in marks {
                     self.twins.confirmed(&device, &property, mark);
@@ -336,7 +343,7 @@ impl Agent {
             },
             Done::Retained(Ok(removed)) => {
                 for key in removed {
-                    tracing::info!(object = %key, "removed: the cloud's list does not have it");
+                    tracing::info!(object = %key, "removed: the cloud no longer has it for this node");
                     self.apply(&key, None, &Change::Delete);
                 }
                 None
@@ -364,12 +371,20 @@ impl Agent {
         match change {
             Change::Upsert { create: _, object } => {
                 let uid = uid.unwrap_or_default();
+                let model_before = self.model_name(device.as_ref());
                 if let Some(id) = &device
                     && self.fleet.device(id).is_some_and(|old| old.uid != uid && !uid.is_empty())
                 {
                     self.forget(id); // a successor of the same name
                 }
                 self.fleet.upsert(key, uid, object.get());
+                if self.link.listed
+                    && model_before.is_some()
+                    && model_before != self.model_name(device.as_ref())
+                {
+                    // It may have been the last user of a model that was deleted meanwhile.
+                    self.store(Write::DropUnusedModels);
+                }
                 if let Some(id) = &device
                     && let Some(held) = self.fleet.device(id)
                 {
@@ -387,6 +402,11 @@ impl Agent {
             }
         }
         tracing::debug!(object = %key, "applied");
+    }
+
+    fn model_name(&self, device: Option<&DeviceId>) -> Option<String> {
+        let held = self.fleet.device(device?)?;
+        held.spec.model_name().map(str::to_owned)
     }
 
     fn forget(&mut self, device: &DeviceId) {

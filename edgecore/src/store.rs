@@ -115,6 +115,9 @@ pub enum Write {
     /// The cloud's list of devices: remove what was held before this connection and is not in it,
     /// and models that nothing refers to any more. Answered with [`Done::Retained`].
     Retain(Vec<DeviceId>),
+    /// Remove models that were held before this connection and that nothing refers to any more.
+    /// Answered with [`Done::Retained`].
+    DropUnusedModels,
     /// Twins and states, newest wins. Rows of devices that are not held are skipped. Answered with
     /// [`Done::Flushed`].
     Flush {
@@ -145,7 +148,7 @@ pub enum Done {
         /// Whether it changed anything, or why it could not be stored.
         applied: Result<bool, String>,
     },
-    /// See [`Write::Retain`]: what was removed.
+    /// See [`Write::Retain`] and [`Write::DropUnusedModels`]: what was removed.
     Retained(Result<Vec<ObjectKey>, String>),
     /// See [`Write::Flush`].
     Flushed {

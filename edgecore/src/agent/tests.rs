@@ -85,7 +85,7 @@ fn succeed(write: Write) -> Done {
         Write::Deliver { delivery, change } => {
             Done::Delivered { delivery, change, applied: Ok(true) }
         }
-        Write::Retain(_) => Done::Retained(Ok(Vec::new())),
+        Write::Retain(_) | Write::DropUnusedModels => Done::Retained(Ok(Vec::new())),
         Write::Flush { .. } => {
             Done::Flushed { twins: Vec::new(), states: Vec::new(), result: Ok(()) }
         }

@@ -158,10 +158,12 @@ fn done(write: Write, outcome: Result<Outcome, String>) -> Done {
             change,
             applied: outcome.map(|outcome| matches!(outcome, Outcome::Applied(true))),
         },
-        Write::Retain(_) => Done::Retained(outcome.map(|outcome| match outcome {
-            Outcome::Removed(keys) => keys,
-            Outcome::Applied(_) | Outcome::Written => Vec::new(),
-        })),
+        Write::Retain(_) | Write::DropUnusedModels => {
+            Done::Retained(outcome.map(|outcome| match outcome {
+                Outcome::Removed(keys) => keys,
+                Outcome::Applied(_) | Outcome::Written => Vec::new(),
+            }))
+        }
         Write::Flush { twins, gone: _, states } => Done::Flushed {
             twins: twins.into_iter().map(|row| (row.device, row.property)).collect(),
             states: states.into_iter().map(|row| row.device).collect(),
@@ -186,6 +188,7 @@ fn apply(
             return Ok(Outcome::Applied(applied));
         }
         Write::Retain(devices) => return retain(db, devices, delivered).map(Outcome::Removed),
+        Write::DropUnusedModels => return drop_unused(db, delivered).map(Outcome::Removed),
         Write::Flush { twins, gone, states } => {
             for (device, property) in gone {
                 db.prepare_cached(
@@ -291,6 +294,15 @@ fn retain(
             removed.push(key);
         }
     }
+    removed.extend(drop_unused(db, delivered)?);
+    Ok(removed)
+}
+
+fn drop_unused(
+    db: &Connection,
+    delivered: &HashSet<ObjectKey>,
+) -> rusqlite::Result<Vec<ObjectKey>> {
+    let mut removed = Vec::new();
     let unused = "SELECT kind, namespace, name FROM objects AS model WHERE kind=0 AND NOT EXISTS
         (SELECT 1 FROM objects WHERE kind=1 AND namespace=model.namespace AND objects.model=model.name)";
     for key in keys(db, unused)? {

@@ -141,6 +141,28 @@ fn the_list_removes_what_was_held_before_and_spares_what_came_since() {
     );
 }
 
+/// The list comes before the device that says it has another model now: only then is the old one left.
+#[test]
+fn a_model_that_its_last_device_left_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (answers, snapshot) = after(
+        &dir,
+        vec![
+            upsert(DeviceModel, "old", "u", 1, ""),
+            upsert(Device, "a", "u", 2, "old"),
+            Write::LinkUp,
+            Write::Retain(vec![device("a")]),
+            upsert(DeviceModel, "new", "u", 3, ""),
+            upsert(DeviceModel, "coming", "u", 4, ""),
+            upsert(Device, "a", "u", 5, "new"),
+            Write::DropUnusedModels,
+        ],
+    );
+    let Some(Done::Retained(Ok(removed))) = answers.last() else { panic!("{answers:?}") };
+    assert_eq!(removed, &[key(DeviceModel, "old")]);
+    assert_eq!(names(&snapshot), ["DeviceModel dev/coming", "DeviceModel dev/new", "Device dev/a"]);
+}
+
 #[test]
 fn mappers_and_what_they_accepted_are_kept_and_replaced() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,8 @@
 //!
 //! What a peer sends and we do not know is [`ToEdge::Foreign`] or [`ToCloud::Foreign`]: it is
 //! answered or ignored, never a reason to drop the link.
+//!
+//! Over 500 lines: both directions share the shapes below them, and a reader looks a message up here.
 
 use std::collections::BTreeMap;
 

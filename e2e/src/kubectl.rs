@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::process::Process;
 use crate::setting;
 
 /// kubectl with a kubeconfig and a namespace.
@@ -46,8 +47,18 @@ impl Kubectl {
     /// When kubectl cannot be started at all.
     #[track_caller]
     pub fn run(&self, arguments: &[&str], stdin: Option<&str>) -> Run {
+        self.run_with_editor("false", arguments, stdin)
+    }
+
+    /// As [`Kubectl::run`], with a command that stands for the user at an editor.
+    ///
+    /// # Panics
+    /// When kubectl cannot be started at all.
+    #[track_caller]
+    pub fn run_with_editor(&self, editor: &str, arguments: &[&str], stdin: Option<&str>) -> Run {
         let kubectl = setting::kubectl();
         let mut child = Command::new(&kubectl)
+            .env("KUBE_EDITOR", editor)
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .arg("--cache-dir")
@@ -70,6 +81,17 @@ impl Kubectl {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// A kubectl that goes on until it is killed, such as `get --watch`; its output is its log.
+    #[must_use]
+    pub fn process(&self, name: &str, arguments: &[&str], logs: &Path) -> Process {
+        let kubeconfig = self.kubeconfig.to_string_lossy();
+        let cache = self.cache.to_string_lossy();
+        let ours =
+            ["--kubeconfig", &kubeconfig, "--cache-dir", &cache, "--namespace", &self.namespace];
+        let arguments = ours.iter().chain(arguments).map(|&argument| argument.to_owned()).collect();
+        Process::new(name, setting::kubectl(), arguments, logs)
     }
 
     /// Runs it and returns what it printed.

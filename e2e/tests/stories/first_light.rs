@@ -164,6 +164,30 @@ fn kubectl_get_shows_what_an_operator_asks_for() {
 }
 
 #[test]
+fn kubectl_edits_a_device_and_another_one_watches() {
+    let (world, device) = World::new().with_a_boiler();
+    let mut watching = world.kubectl.process(
+        "watch",
+        &["get", "devices", "--watch", "-o", "jsonpath={.spec.properties[0].desired.value} "],
+        world.folder(),
+    );
+    watching.start();
+    wait::until("the watch shows what is there", || {
+        if watching.log().contains("40 ") { Ok(()) } else { Err(watching.log()) }
+    });
+    let run = world.kubectl.run_with_editor(
+        r#"sed -i 's/^\( *value:\) "40"$/\1 "57"/'"#,
+        &["edit", "device", "boiler-1"],
+        None,
+    );
+    assert!(run.ok().contains("edited"));
+    wait::until("the watch shows the change", || {
+        if watching.log().contains("57 ") { Ok(()) } else { Err(watching.log()) }
+    });
+    device.await_cells(Table::Holding, cell::SETPOINT, &[57]);
+}
+
+#[test]
 fn kubectl_waits_for_convergence_and_for_a_value() {
     let (world, device) = World::new().with_a_boiler();
     world.kubectl.ok(&["wait", "--for=condition=Converged", "--timeout=30s", "device/boiler-1"]);

@@ -320,8 +320,19 @@ fn accepted(facts: &Facts<'_>) -> Judgement {
 }
 
 fn converged(facts: &Facts<'_>) -> Judgement {
+    if facts.parked.is_some() {
+        return is(Truth::False, "Parked", "not delivered until ModelResolved");
+    }
     if facts.properties.is_empty() {
-        return is(Truth::True, "NothingDesired", "no property has a desired value");
+        // Nothing wanted is fulfilled once the node has the device, not before.
+        return match (facts.node, facts.delivery) {
+            (Some(_), Delivery::Stored | Delivery::NotAsked) => {
+                is(Truth::True, "NothingDesired", "no property has a desired value")
+            }
+            (Some(_), Delivery::Pending | Delivery::Refused(_)) | (None, _) => {
+                is(Truth::False, "NotDelivered", "the node does not have the device")
+            }
+        };
     }
     let wanted: Vec<_> = facts.properties.iter().filter(|property| property.observable).collect();
     if wanted.is_empty() {

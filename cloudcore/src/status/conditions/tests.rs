@@ -49,6 +49,11 @@ fn every_fault_shows_where_it_is() {
     let parked = Facts { parked: Some(&missing), ..facts() };
     assert_eq!(reason(&parked, "ModelResolved"), "False ModelNotFound");
     assert_eq!(reason(&parked, "Delivered"), "False Parked");
+    assert_eq!(reason(&parked, "Converged"), "False Parked");
+
+    let invalid = Parked::Invalid("spec.properties[0].name: is required".into());
+    let invalid = Facts { parked: Some(&invalid), ..facts() };
+    assert_eq!(reason(&invalid, "ModelResolved"), "False Invalid");
 
     let no_reference = Parked::NoModelReference;
     let no_reference = Facts { parked: Some(&no_reference), ..facts() };
@@ -78,6 +83,17 @@ fn every_fault_shows_where_it_is() {
     }
     let silent = Facts { state: None, heard: false, ..facts() };
     assert_eq!(reason(&silent, "Online"), "Unknown NothingReported");
+}
+
+/// `kubectl wait --for=condition=Converged` must not return before the node has the device.
+#[test]
+fn nothing_desired_is_fulfilled_only_where_the_device_is() {
+    let nothing = |delivery| Facts { properties: Vec::new(), delivery, ..facts() };
+    assert_eq!(reason(&nothing(Delivery::Stored), "Converged"), "True NothingDesired");
+    assert_eq!(reason(&nothing(Delivery::Pending), "Converged"), "False NotDelivered");
+    assert_eq!(reason(&nothing(Delivery::Refused("full")), "Converged"), "False NotDelivered");
+    let nowhere = Facts { node: None, ..nothing(Delivery::NotAsked) };
+    assert_eq!(reason(&nowhere, "Converged"), "False NotDelivered");
 }
 
 #[test]

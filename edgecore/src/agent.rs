@@ -12,6 +12,7 @@ pub mod driver;
 mod mappers;
 mod status;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use hub_proto::edge::{Confirmed, EdgeEvent, EdgeOptions, EdgeSession, Transmit};
 use hub_proto::id::DeviceId;
 use hub_proto::message::Change;
 use tokio::sync::oneshot;
+use tonic::Status;
 
 use crate::dmi::mapper::MapperEvent;
 use crate::dmi::server::DmiRequest;
@@ -107,7 +109,16 @@ pub struct Agent {
     flush_at: Option<Instant>,
     link: LinkState,
     store_problem: Option<String>,
+    /// Registrations that are being stored, in that order.
+    registering: VecDeque<Registering>,
 }
+
+/// The answer to a registration, which goes out when it is on disk: a mapper of the upstream framework
+/// registers once in its life.
+type Registering = (
+    dmi_proto::v1beta1::MapperRegisterResponse,
+    oneshot::Sender<Result<dmi_proto::v1beta1::MapperRegisterResponse, Status>>,
+);
 
 #[derive(Debug, Default)]
 struct LinkState {
@@ -140,6 +151,7 @@ impl Agent {
             flush_at: None,
             link: LinkState::default(),
             store_problem: None,
+            registering: VecDeque::new(),
         };
         for (key, uid, body) in &snapshot.objects {
             agent.fleet.upsert(key, uid, body);
@@ -353,6 +365,13 @@ impl Agent {
                 if result.is_err() {
                     self.twins.unsave(twins, states);
                     self.flush_at = Some(now.instant + STORE_RETRY);
+                }
+                result.err()
+            }
+            Done::Registered(result) => {
+                // With a full disk mappers work on; only a restart would not know this one.
+                if let Some((answer, reply)) = self.registering.pop_front() {
+                    let _ = reply.send(Ok(answer));
                 }
                 result.err()
             }

@@ -128,7 +128,7 @@ pub enum Write {
         /// States.
         states: Vec<StateRow>,
     },
-    /// A mapper registered; what it had accepted is replaced.
+    /// A mapper registered; what it had accepted is replaced. Answered with [`Done::Registered`].
     Mapper(MapperRow, Vec<(ObjectKey, Has)>),
     /// A mapper is forgotten.
     ForgetMapper(String),
@@ -150,6 +150,8 @@ pub enum Done {
     },
     /// See [`Write::Retain`] and [`Write::DropUnusedModels`]: what was removed.
     Retained(Result<Vec<ObjectKey>, String>),
+    /// See [`Write::Mapper`].
+    Registered(Result<(), String>),
     /// See [`Write::Flush`].
     Flushed {
         /// The properties and devices that were to be written, to be tried again on failure.

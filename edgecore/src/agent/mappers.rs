@@ -14,8 +14,12 @@ impl Agent {
     pub(super) fn dmi(&mut self, request: DmiRequest, now: Now) {
         match request {
             DmiRequest::Register { mapper, with_data, reply } => {
-                let answer = self.register(mapper, with_data, now);
-                let _ = reply.send(answer);
+                match self.register(mapper, with_data, now) {
+                    Ok(answer) => self.registering.push_back((answer, reply)),
+                    Err(status) => {
+                        let _ = reply.send(Err(status));
+                    }
+                }
             }
             DmiRequest::Report { device, twins, reply } => {
                 let answer = self.report(&device, twins, now);

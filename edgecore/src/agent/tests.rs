@@ -89,9 +89,8 @@ fn succeed(write: Write) -> Done {
         Write::Flush { .. } => {
             Done::Flushed { twins: Vec::new(), states: Vec::new(), result: Ok(()) }
         }
-        Write::LinkUp | Write::Mapper(..) | Write::ForgetMapper(_) | Write::Accepted(..) => {
-            Done::Other(Ok(()))
-        }
+        Write::Mapper(..) => Done::Registered(Ok(())),
+        Write::LinkUp | Write::ForgetMapper(_) | Write::Accepted(..) => Done::Other(Ok(())),
     }
 }
 

@@ -169,7 +169,8 @@ fn done(write: Write, outcome: Result<Outcome, String>) -> Done {
             states: states.into_iter().map(|row| row.device).collect(),
             result: outcome.map(|_| ()),
         },
-        Write::LinkUp | Write::Mapper(..) | Write::ForgetMapper(_) | Write::Accepted(..) => {
+        Write::Mapper(..) => Done::Registered(outcome.map(|_| ())),
+        Write::LinkUp | Write::ForgetMapper(_) | Write::Accepted(..) => {
             Done::Other(outcome.map(|_| ()))
         }
     }

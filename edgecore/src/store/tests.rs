@@ -66,7 +66,7 @@ fn after(dir: &TempDir, writes: Vec<Write>) -> (Vec<Done>, Snapshot) {
 fn applied(answers: &[Done]) -> Vec<bool> {
     let result = |done: &Done| match done {
         Done::Delivered { applied, .. } => Some(applied.clone().unwrap()),
-        Done::Retained(_) | Done::Flushed { .. } | Done::Other(_) => None,
+        Done::Retained(_) | Done::Registered(_) | Done::Flushed { .. } | Done::Other(_) => None,
     };
     answers.iter().filter_map(result).collect()
 }

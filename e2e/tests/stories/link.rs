@@ -25,7 +25,7 @@ fn a_link_cut_at_any_byte_loses_nothing() {
     for cuts in 1..=e2e::setting::cuts() {
         let way = if random.below(2) == 0 { Way::Up } else { Way::Down };
         // Small ones fall into the TLS handshake and the upgrade, large ones between messages.
-        let most = [6_000, 200, 2_000][usize::try_from(cuts % 3).unwrap()];
+        let most = [20_000, 200, 4_000][usize::try_from(cuts % 3).unwrap()];
         let bytes = 1 + random.below(most);
         world.wire().cut_after(way, bytes);
         wait::within(PER_CUT, &format!("cut {cuts}, {way:?} after {bytes} bytes"), || {

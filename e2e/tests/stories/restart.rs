@@ -210,6 +210,7 @@ fn under_load(break_it: impl FnOnce(&mut World, &Load)) {
     world.cluster.await_reported("boiler-1", "setpoint", &desired);
     world.cluster.await_condition("boiler-1", "Converged", "True");
 
+    assert!(audit.count() >= 3, "the audit saw too little to judge by");
     audit.assert_never_backwards();
     assert_never_backwards(&device);
 }

@@ -33,8 +33,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// A frame that is not taken for this long means that the link is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(15);
 
-/// A connection that lasted this long was good: the next reconnect starts with the shortest delay.
-const STABLE: Duration = Duration::from_secs(10);
+/// A connection that lasted this long was good: the next reconnect starts with the shortest delay. Long
+/// enough to tell a cloud that accepts and hangs up from a link that is cut now and then.
+const STABLE: Duration = Duration::from_secs(2);
 
 /// Frames between the session and the socket. Short: what waits here cannot be overtaken.
 const OUTGOING: usize = 4;

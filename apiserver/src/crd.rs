@@ -1,7 +1,7 @@
 //! CustomResourceDefinitions: defaults, admission, and the names controller as pure functions.
 //!
-//! Order on a write: [`default`], [`validate`], on creation [`initial_status`]; afterwards, and
-//! whenever any definition changes, [`establish`] (reference/kube-api.md sections 11 and 15).
+//! Order on a write: [`default`], [`validate()`], on creation [`initial_status`]; afterwards, and
+//! whenever any definition changes, [`establish`] (as recorded from a kube-apiserver 1.36).
 
 use std::collections::BTreeSet;
 

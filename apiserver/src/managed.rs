@@ -1,4 +1,4 @@
-//! Server-side apply and field ownership (reference/kube-api.md section 10).
+//! Server-side apply and field ownership, as recorded from a kube-apiserver 1.36.
 //!
 //! [`apply`] answers apply patches, [`track`] records every other write, [`settle`] ends both by
 //! recognising writes that changed nothing. The order on a write is: apply (or patch, or body) →

@@ -1,9 +1,8 @@
 //! Structural schemas of custom resources: pruning, defaulting, validation.
 //!
 //! A [`Schema`] is compiled once from `openAPIV3Schema` and then used for every object. Order of use
-//! on a write: [`Schema::prune`], [`Schema::default`], [`Schema::validate`] (reference/kube-api.md
-//! section 11). `metadata`, `apiVersion` and `kind` of the root are not the schema's business, see
-//! [`crate::meta`].
+//! on a write: [`Schema::prune`], [`Schema::default`], [`Schema::validate`]. `metadata`, `apiVersion`
+//! and `kind` of the root are not the schema's business, see [`crate::meta`].
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Label and field selectors in their query-string form.
 //!
-//! Grammar and error texts follow the real parser (reference/kube-api.md section 7).
+//! Grammar and error texts follow the real parser.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! The error answers of the API: `Status` objects with the wording of a real server.
 //!
 //! Clients decide by `reason` (kubectl) or by code (kube-rs); people read the message. Both are
-//! kept as recorded (reference/kube-api.md section 13).
+//! kept as recorded from a kube-apiserver 1.36.
 
 use std::fmt;
 

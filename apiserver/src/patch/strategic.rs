@@ -21,7 +21,7 @@ enum ListMerge {
 }
 
 impl MergeKeys {
-    /// The merge keys of a built-in kind (reference/kube-api.md section 9), by its `kind`.
+    /// The merge keys of a built-in kind, by its `kind`.
     #[must_use]
     pub fn of_kind(kind: &str) -> Self {
         let mut lists = BTreeMap::from([

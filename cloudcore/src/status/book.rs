@@ -1,4 +1,5 @@
 //! Pure: what every device's status should say, what of it is written, and when to write next.
+//! Over 500 lines: one state machine whose every part moves the same indexes.
 //!
 //! # Guarantees
 //! * The value with the newest sample time wins, whatever the order of arrival.
@@ -11,9 +12,7 @@
 //!   then, unless the API takes no DeviceStatus.
 //!
 //! Bounded by the devices and their properties; of reports that wait for confirmation the newest
-//! [`record::WAITING`] per device are remembered (an edge sends the others again).
-//!
-//! A little over 500 lines: one state machine whose every part moves the same indexes.
+//! 256 per device are remembered (an edge sends the others again).
 
 mod record;
 

@@ -1,3 +1,5 @@
+//! The status book told as stories. Over 500 lines: they share one storyteller.
+
 use hub_proto::id::ObjectKind;
 use kube::core::DynamicObject;
 use proptest::prelude::*;

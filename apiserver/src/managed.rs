@@ -70,7 +70,12 @@ pub fn check_type(config: &Value, api_version: &str, kind: &str) -> Result<()> {
     if text("apiVersion") == api_version && text("kind") == kind {
         return Ok(());
     }
-    let shown = if text("apiVersion").is_empty() { "/" } else { text("apiVersion") };
+    // Printed as Go prints a group, version and kind.
+    let shown = match text("apiVersion") {
+        "" if text("kind").is_empty() => "/".to_owned(),
+        given if given.contains('/') => given.to_owned(),
+        given => format!("/{given}"),
+    };
     let message = format!("invalid object type: {shown}, Kind={}", text("kind"));
     Err(StatusError::bad_request(message))
 }

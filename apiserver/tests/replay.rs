@@ -55,8 +55,6 @@ const RAW: Differences = Differences {
         ("349", "warnings are not sent along with a 422"),
         ("045", "YAML answers do not quote times"),
         ("443", "as 045"),
-        ("441", "a status applied through the main resource is owned"),
-        ("442", "as 441"),
     ],
 };
 

@@ -230,8 +230,13 @@ fn apply(
     let subresource = write::subresource(write::part(target));
     let now = clock::seconds(call.now);
     let manager = &options.manager;
+    let mut config = config.clone();
+    // Built-in kinds take what they take: a Node's /status may change its labels.
+    if kind.status && kind.schema().is_some() {
+        managed::restrict(&mut config, subresource);
+    }
     let applied =
-        managed::apply(old, config, kind.schema(), manager, subresource, options.force, &now)?;
+        managed::apply(old, &config, kind.schema(), manager, subresource, options.force, &now)?;
     let mut new = applied.object;
     body::normalise(&mut new, kind)?;
     let metadata = meta::metadata_mut(&mut new);
@@ -248,17 +253,7 @@ fn check_apply(config: &Value, target: &Target) -> Result<()> {
     if !config.is_object() {
         return Err(StatusError::bad_request("error decoding YAML: not a map"));
     }
-    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, name) = (text("apiVersion"), text("kind"));
-    if api_version != kind.api_version() || name != kind.kind {
-        // Printed as Go prints a group, version and kind.
-        let shown = if api_version.contains('/') || api_version.is_empty() && name.is_empty() {
-            if api_version.is_empty() { "/" } else { api_version }.to_owned()
-        } else {
-            format!("/{api_version}")
-        };
-        return Err(StatusError::bad_request(format!("invalid object type: {shown}, Kind={name}")));
-    }
+    managed::check_type(config, &kind.api_version(), &kind.kind)?;
     let (name, namespace) = (meta::text(config, "name"), meta::text(config, "namespace"));
     if !name.is_empty() && name != target.name() {
         return Err(StatusError::bad_request(format!(
